@@ -1,0 +1,176 @@
+"""The contracts: the words in which every other module speaks, and nothing else.
+
+Everything is a differentiable two-player game, and a `Pair` holds one of anything for each
+player. A pair of parameters is a pytree: the joint point of the game. An update rule maps a
+point of a game to the next one; it knows losses and optimisers, and nothing of images.
+
+Letters for shapes, here and everywhere: `B` batch, `H W C` images (channels last), `T` tasks,
+`K` shots, `N` ways, `L` steps of a trajectory. Pixels lie in [-1, 1].
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from jax import Array
+from jaxtyping import Float
+
+T = TypeVar("T")
+
+Key = Array  # a typed key: jax.random.key
+Params = Any  # a pytree that is differentiated
+Stats = Any  # a pytree that is carried: running moments, power-iteration vectors
+State = Any  # a pytree that a step takes and returns
+Hyper = Any  # a pytree of numbers: both rates, beta1, penalty weights, smoothing
+Batch = Mapping[str, Array]  # "image" [B, H, W, C] or "x" [B, ...], optional "label" [B]; {} without data
+Metrics = Mapping[str, Array]  # scalars, named "player/quantity"
+
+
+class Pair(NamedTuple, Generic[T]):
+    """One of anything for each player: parameters, stats, losses, optimisers, networks."""
+
+    generator: T
+    discriminator: T
+
+
+class Network(NamedTuple):
+    """A network as two pure functions over pytrees.
+
+    init: `key -> (params, stats)`.
+    apply: `(params, stats, *inputs, label=None, train, key=None) -> (outputs, stats)`.
+    """
+
+    init: Callable[[Key], tuple[Params, Stats]]
+    apply: Callable[..., tuple[Any, Stats]]
+
+
+class Objective(NamedTuple):
+    """What the players minimise, as functions of (real [B], fake [B]) logits to [B].
+
+    The mean over the batch is the caller's.
+    """
+
+    generator: Callable[[Float[Array, " B"], Float[Array, " B"]], Float[Array, " B"]]
+    discriminator: Callable[[Float[Array, " B"], Float[Array, " B"]], Float[Array, " B"]]
+
+
+class Regularizer(Protocol):
+    """A penalty on the critic, per example: `(key, critic, real, fake) -> [B]`.
+
+    `critic` maps a batch of inputs [B, ...] to logits [B].
+    """
+
+    def __call__(self, key: Key, critic: Callable[[Array], Array], real: Array, fake: Array) -> Array: ...
+
+
+class Loss(Protocol):
+    """A player's loss: `(params, stats, key, batch) -> (scalar, (stats, metrics))`.
+
+    The stats of both players are threaded and the metrics are returned by every loss, so that
+    no second family of functions exists for losses without them.
+    """
+
+    def __call__(
+        self, params: Pair[Params], stats: Pair[Stats], key: Key, batch: Batch
+    ) -> tuple[Array, tuple[Pair[Stats], Metrics]]: ...
+
+
+class Game(NamedTuple):
+    """Two losses, and apart from them two penalties.
+
+    Penalties are apart so that a rule can add one every n-th step, times n. A penalty is called
+    with the key of the loss that it is added to: it sees the same fakes.
+    """
+
+    losses: Pair[Loss]
+    penalties: Pair[Loss | None] = Pair(None, None)
+
+
+class Point(NamedTuple):
+    """Where a game stands.
+
+    params, stats: a tree for each player.
+    rule: what the update rule carries: optimiser states, counters, previous gradients.
+    """
+
+    params: Pair[Params]
+    stats: Pair[Stats]
+    rule: Any
+
+
+class UpdateRule(NamedTuple):
+    """A map from a point of a game to the next.
+
+    batches: how many independent batches one step consumes; a batch's leaves are [batches, B, ...].
+    init: `params -> rule state`.
+    step: `(game, key, point, batch) -> (point, metrics)`.
+    """
+
+    batches: int
+    init: Callable[[Pair[Params]], Any]
+    step: Callable[[Game, Key, Point, Batch], tuple[Point, Metrics]]
+
+
+class Learner(NamedTuple):
+    """Anything that takes a step and can be judged: what meta-learning works on.
+
+    hyper: the defaults. init: `(hyper, key) -> state`. step: `(hyper, key, state, batch) ->
+    (state, metrics)`. loss: `(hyper, key, state, batch) -> scalar`.
+    """
+
+    hyper: Hyper
+    init: Callable[[Hyper, Key], State]
+    step: Callable[[Hyper, Key, State, Batch], tuple[State, Metrics]]
+    loss: Callable[[Hyper, Key, State, Batch], Array]
+    get_params: Callable[[State], Params]
+    set_params: Callable[[State, Params], State]
+
+
+class Batches(NamedTuple):
+    """A stream of batches that is a function of (key, step), so that a run can resume exactly.
+
+    arrays: what is kept on the device; {} where batches are sampled.
+    draw: `(arrays, key, step) -> batch` with leaves [batches, B, ...], inside the compiled step.
+    """
+
+    arrays: Any
+    draw: Callable[[Any, Key, Array], Batch]
+
+
+class Program(NamedTuple):
+    """What the training loop runs: a GAN, a classifier, a meta-learner.
+
+    init: `key -> state`. step: `(key, state, batch) -> (state, metrics)`.
+    batches: what a step is fed with.
+    observe: `(key, state) -> batch` of what a person would look at ("image" or "x"), or {}.
+    sample: `(key, state, n, label) -> samples [n, ...]`; None where there is nothing to sample.
+    measure: `(key, state, n) -> the measured half of a metric card`, plain Python values.
+    """
+
+    init: Callable[[Key], State]
+    step: Callable[[Key, State, Batch], tuple[State, Metrics]]
+    batches: Batches
+    observe: Callable[[Key, State], Batch]
+    sample: Callable[[Key, State, int, Array | None], Array] | None = None
+    measure: Callable[[Key, State, int], Mapping[str, Any]] | None = None
+
+
+class Continue(NamedTuple):
+    """A hook's word that training goes on."""
+
+
+class Stop(NamedTuple):
+    """A hook's word that training ends: why, and the exit code of the command (DESIGN: 0, 3, 75)."""
+
+    reason: str
+    code: int = 0
+
+
+class Hook(NamedTuple):
+    """What is called between chunks, at the first chunk boundary at or past every `every` steps.
+
+    run: `(step, state, metrics) -> Continue | Stop`, where `step` counts the steps done and
+    `metrics` are the means over the last chunk, still on the device.
+    """
+
+    every: int
+    run: Callable[[int, State, Metrics], Continue | Stop]

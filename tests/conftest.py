@@ -1,0 +1,12 @@
+"""Settings for every test: strict ranks, reproducible properties, a compilation cache of the session."""
+
+import os
+
+import jax
+from hypothesis import settings
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compilation dominates the first example, so Hypothesis's own deadline would measure XLA.
+settings.register_profile("gan_jax", deadline=None, derandomize="CI" in os.environ, max_examples=30)
+settings.load_profile("gan_jax")
