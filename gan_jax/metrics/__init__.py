@@ -1,0 +1,1 @@
+"""Distances between samples and data, the features they are measured in, and the metric card."""

@@ -1,0 +1,1 @@
+"""Networks as (init, apply) over plain pytrees, one architecture a file."""

@@ -1,0 +1,1 @@
+"""The laboratory: the loop, checkpoints, records, and run directories."""
