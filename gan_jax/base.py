@@ -144,6 +144,8 @@ class Program(NamedTuple):
     observe: `(key, state) -> batch` of what a person would look at ("image" or "x"), or {}.
     sample: `(key, state, n, label) -> samples [n, ...]`; None where there is nothing to sample.
     measure: `(key, state, n) -> the measured half of a metric card`, plain Python values.
+    steps: how long it is trained unless the caller says otherwise.
+    chunk: how many steps make one compiled call (1 where convolutions would run inside a scan).
     """
 
     init: Callable[[Key], State]
@@ -152,6 +154,8 @@ class Program(NamedTuple):
     observe: Callable[[Key, State], Batch]
     sample: Callable[[Key, State, int, Array | None], Array] | None = None
     measure: Callable[[Key, State, int], Mapping[str, Any]] | None = None
+    steps: int = 1000
+    chunk: int = 1
 
 
 class Continue(NamedTuple):
