@@ -1,8 +1,7 @@
 """Where generators draw from: functions `(key, n) -> [n, dim]`, and the path between two draws.
 
-All but `truncated` and `uniform` have the first two moments of the standard normal, so they can
-be exchanged without changing the scale that a network is initialised for; these two are as the
-papers use them.
+`normal` and `sphere` share their mean and covariance, so that one can stand in for the other in a
+network initialised for either; `uniform` and `truncated` are narrower.
 """
 
 import math
