@@ -10,7 +10,7 @@ later, before a parser meets it.
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -244,7 +244,7 @@ class Checkpoints:
 
 
 @contextmanager
-def _damage() -> Iterator[None]:
+def _damage() -> Generator[None]:
     """Whatever a parser makes of a damaged file, as _Damaged."""
     try:
         yield

@@ -7,7 +7,7 @@ to the run's identity, and chunk boundaries are the multiples of `chunk` from ze
 """
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -135,7 +135,7 @@ def train(
 
 
 @contextmanager
-def interruption() -> Iterator[Hook]:
+def interruption() -> Generator[Hook]:
     """A hook that stops training with code 75 after SIGTERM or SIGINT, at the next chunk boundary.
 
     A second signal raises KeyboardInterrupt at once. Leaving the context restores the handlers.

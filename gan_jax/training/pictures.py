@@ -1,0 +1,82 @@
+"""Pictures of a batch: a grid of images, or a scatter of points in the plane, as PNG."""
+
+import math
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from gan_jax.base import Batch
+
+MARGIN = 1  # pixels between images, and around them
+VISIBLE = 56  # images smaller than this are enlarged to about it
+
+
+def grid(images: Float[np.ndarray, "N H W C"], columns: int | None = None) -> UInt8[np.ndarray, "rows cols C"]:
+    """Tile images with values in [-1, 1] row by row, `columns` to a row (nearly square unless given).
+
+    Values outside are clipped, and NaN is grey. Margins and empty places are grey too.
+    ValueError: not four axes, no images, or fewer than one column.
+    """
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"images of shape {images.shape}: a grid needs [N, H, W, C] with N of 1 or more")
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count)) if columns is None else columns
+    if columns < 1:
+        raise ValueError(f"a grid of {columns} columns: use 1 or more")
+    rows = math.ceil(count / columns)
+    levels = np.round((np.clip(np.nan_to_num(np.asarray(images, np.float32)), -1, 1) + 1) * 127.5)
+    cells = np.full((rows * columns, height + MARGIN, width + MARGIN, channels), 128, np.uint8)
+    cells[:count, MARGIN:, MARGIN:] = levels
+    cells = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
+    tiled = cells.reshape(rows * (height + MARGIN), columns * (width + MARGIN), channels)
+    return np.pad(tiled, ((0, MARGIN), (0, MARGIN), (0, 0)), constant_values=128)
+
+
+def save(batch: Batch, path: Path) -> Path | None:
+    """Draw "image" [N, H, W, C] or "x" [N, 2], coloured by "label" [N], to a PNG file, whole or not at all.
+
+    Returns the path, or None for a batch that has neither: nothing is written then.
+    ValueError: a shape that cannot be drawn.
+    """
+    if "image" in batch:
+        draw, values = _draw_images, np.asarray(batch["image"])
+        if values.ndim != 4 or values.shape[-1] not in (1, 3):
+            raise ValueError(f'an "image" of shape {values.shape}: a picture needs [N, H, W, 1 or 3]')
+    elif "x" in batch:
+        draw, values = _draw_points, np.asarray(batch["x"])
+        if values.ndim != 2 or values.shape[-1] != 2:
+            raise ValueError(f'an "x" of shape {values.shape}: a picture needs points [N, 2]')
+    else:
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        draw(values, batch, file)
+    os.replace(temporary, path)
+    return path
+
+
+def _draw_images(images: np.ndarray, batch: Batch, file: IO[bytes]) -> None:
+    from PIL import Image
+
+    tiled = grid(images)
+    factor = max(1, round(VISIBLE / max(images.shape[1:3])))
+    tiled = tiled.repeat(factor, axis=0).repeat(factor, axis=1)
+    Image.fromarray(tiled[..., 0] if tiled.shape[-1] == 1 else tiled).save(file, format="PNG")
+
+
+def _draw_points(points: np.ndarray, batch: Batch, file: IO[bytes]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    FigureCanvasAgg(figure)  # not pyplot, whose state is global and whose figures are never freed
+    axes = figure.add_subplot()
+    colours: dict[str, Any] = {"c": batch["label"], "cmap": "tab10"} if "label" in batch else {}
+    axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.5, linewidths=0, **colours)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.grid(alpha=0.2)
+    figure.savefig(file, format="png", dpi=100)
