@@ -1,0 +1,253 @@
+"""The assembly: networks, an objective, a penalty and a rule make a GAN, which is a game and a `Learner`.
+
+`hyper` has one door: rates, beta1, penalty weight and smoothing are read only from there, so plain
+training, a sweep, MAML and a controller run the same step.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from numbers import Real
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from gan_jax.base import (
+    Batch,
+    Batches,
+    Game,
+    Hyper,
+    Key,
+    Learner,
+    Loss,
+    Metrics,
+    Network,
+    Objective,
+    Pair,
+    Params,
+    Point,
+    Program,
+    Regularizer,
+    State,
+    Stats,
+    UpdateRule,
+)
+
+
+class Hypers(NamedTuple):
+    """The numbers of an ordinary GAN; an assembly may take any other pytree.
+
+    rates: both learning rates. beta1: Adam's, for both players, in [0, 1).
+    penalty: the penalty's weight. smoothing: of the real labels, in [0, 1).
+    """
+
+    rates: Pair[float] = Pair(2e-4, 2e-4)
+    beta1: float = 0.5
+    penalty: float = 0.0
+    smoothing: float = 0.0
+
+
+class Average(NamedTuple):
+    """An exponential moving average of the generator: its parameters and its statistics."""
+
+    params: Params
+    stats: Stats
+
+
+class GANState(NamedTuple):
+    """Where the training of a GAN stands.
+
+    point: of the game. average: of the generator, what is sampled from. steps: steps done, an int32 scalar.
+    """
+
+    point: Point
+    average: Average
+    steps: Array
+
+
+class GAN(NamedTuple):
+    """A GAN as pure functions.
+
+    hyper: the defaults. game: `hyper -> Game`. rule: `hyper -> UpdateRule`.
+    init: `(hyper, key) -> state`. step: `(hyper, key, state, batch) -> (state, metrics)`, leaves [batches, B, ...].
+    sample: `(key, state, n, label=None) -> [n, ...]` from the averaged generator; without labels a
+    conditional GAN draws them uniformly.
+    classes: how many labels it is conditional on; 0 if none.
+    """
+
+    hyper: Hyper
+    game: Callable[[Hyper], Game]
+    rule: Callable[[Hyper], UpdateRule]
+    init: Callable[[Hyper, Key], GANState]
+    step: Callable[[Hyper, Key, GANState, Batch], tuple[GANState, Metrics]]
+    sample: Callable[..., Array]
+    classes: int
+
+    def learner(self, loss: Callable[[Hyper, Key, GANState, Batch], Array]) -> Learner:
+        """Return the GAN as what meta-learning works on, judged by `loss`; its parameters are the pair's."""
+        return Learner(
+            self.hyper,
+            self.init,
+            self.step,
+            loss,
+            get_params=lambda state: state.point.params,
+            set_params=lambda state, params: state._replace(point=state.point._replace(params=params)),
+        )
+
+    def program(self, batches: Batches, **kwargs: Any) -> Program:
+        """Return what the training loop runs, at the default hyperparameters; `kwargs` are Program's other fields."""
+
+        def observe(key: Key, state: State) -> Batch:
+            # A row of each class where the grid stays a picture, else as many as fill one.
+            few = 0 < self.classes <= 16
+            n = self.classes**2 if few else 64
+            labels = jnp.arange(n) % self.classes if self.classes else None
+            samples = self.sample(key, state, n, labels)
+            return {"image": samples} if samples.ndim == 4 else {"x": self.sample(key, state, 1024)}
+
+        return Program(
+            init=partial(self.init, self.hyper),
+            step=partial(self.step, self.hyper),
+            batches=batches,
+            **{"observe": observe, "sample": self.sample, **kwargs},
+        )
+
+
+def gan(
+    networks: Pair[Network],
+    latent: Callable[[Key, int], Array],
+    *,
+    hyper: Hyper,
+    objective: Callable[[Hyper], Objective],
+    rule: Callable[[Hyper], UpdateRule],
+    penalty: Callable[[Hyper], Regularizer] | None = None,
+    classes: int = 0,
+    ema: float = 0.999,
+) -> GAN:
+    """Assemble a GAN.
+
+    Args:
+        networks: latents [B, D] to samples [B, ...], and samples to logits [B].
+        latent: `(key, n) -> [n, D]`.
+        hyper: the defaults of all numbers that may be learned.
+        objective, rule, penalty: functions of the hyperparameters. The penalty is the discriminator's.
+        classes: how many labels both networks take; 0 for an unconditional GAN.
+        ema: the decay of the generator's average, in [0, 1). In early steps t it is (1 + t) / (10 + t), if
+            that is smaller, so that the average forgets the initial values.
+
+    Raises:
+        ValueError: if `ema` is out of its range, or as the factories say, for the defaults in `hyper`.
+    """
+    if not 0 <= ema < 1:
+        raise ValueError(f"ema={ema} is not a decay in [0, 1): 0.999 averages about a thousand steps")
+    rule(hyper), objective(hyper), penalty and penalty(hyper)  # so that their defaults are checked here
+
+    def game(hyper: Hyper) -> Game:
+        return adversarial(networks, latent, objective(hyper), penalty(hyper) if penalty else None, classes > 0)
+
+    def init(hyper: Hyper, key: Key) -> GANState:
+        keys = Pair(*jax.random.split(key))
+        made = Pair(*(network.init(mine) for network, mine in zip(networks, keys, strict=True)))
+        params, stats = (Pair(*half) for half in zip(*made, strict=True))
+        average = Average(params.generator, stats.generator)
+        # A copy: the state is donated, and a buffer cannot be given away twice.
+        average = jax.tree.map(jnp.copy, average)
+        return GANState(Point(params, stats, rule(hyper).init(params)), average, jnp.int32(0))
+
+    def step(hyper: Hyper, key: Key, state: GANState, batch: Batch) -> tuple[GANState, Metrics]:
+        point, metrics = rule(hyper).step(game(hyper), key, state.point, batch)
+        decay = jnp.minimum(ema, (1.0 + state.steps) / (10.0 + state.steps))
+        new = Average(point.params.generator, point.stats.generator)
+        average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.average, new)
+        return GANState(point, average, state.steps + 1), metrics
+
+    def sample(key: Key, state: GANState, n: int, label: Array | int | None = None) -> Array:
+        if classes == 0 and label is not None:
+            raise ValueError(f"label {label} was asked of an unconditional GAN: train a conditional one")
+        if isinstance(label, int) and not 0 <= label < classes:
+            raise ValueError(f"label {label} is not a class: they are 0...{classes - 1}")
+        latent_key, label_key = jax.random.split(key)
+        if classes:
+            label = jax.random.randint(label_key, (n,), 0, classes) if label is None else jnp.broadcast_to(label, (n,))
+        samples, _ = networks.generator.apply(*state.average, latent(latent_key, n), label=label, train=False)
+        return samples
+
+    return GAN(hyper, game, rule, init, step, sample, classes)
+
+
+def adversarial(
+    networks: Pair[Network],
+    latent: Callable[[Key, int], Array],
+    objective: Objective,
+    penalty: Regularizer | None = None,
+    conditional: bool = False,
+) -> Game:
+    """Return the game of a generator and a discriminator on batches of data.
+
+    Fakes get the labels of the batch: both sides then show each class equally often. The penalty is called with
+    its loss's key and derives the same latents and masks from it, so XLA computes them once.
+    Metrics: "generator/loss", "discriminator/loss", "discriminator/penalty", and "discriminator/real" and
+    "discriminator/fake", the means of D(x) and D(G(z)) with D the logistic function of the logit.
+    """
+
+    def play(params: Pair[Params], stats: Pair[Stats], key: Key, batch: Batch) -> tuple[Any, ...]:
+        real = batch["image"] if "image" in batch else batch["x"]
+        label = batch["label"] if conditional else None
+        latent_key, generator_key, real_key, fake_key, penalty_key = jax.random.split(key, 5)
+        z = latent(latent_key, real.shape[0])
+        fake, generator_stats = networks.generator.apply(
+            params.generator, stats.generator, z, label=label, train=True, key=generator_key
+        )
+
+        def critic(x: Array, stats: Stats, key: Key) -> tuple[Array, Stats]:
+            return networks.discriminator.apply(params.discriminator, stats, x, label=label, train=True, key=key)
+
+        real_logits, discriminator_stats = critic(real, stats.discriminator, real_key)
+        fake_logits, discriminator_stats = critic(fake, discriminator_stats, fake_key)
+
+        def penalise(regularizer: Regularizer) -> Array:
+            return regularizer(penalty_key, lambda x: critic(x, stats.discriminator, real_key)[0], real, fake)
+
+        return real_logits, fake_logits, Pair(generator_stats, discriminator_stats), penalise
+
+    def generator_loss(
+        params: Pair[Params], stats: Pair[Stats], key: Key, batch: Batch
+    ) -> tuple[Array, tuple[Pair[Stats], Metrics]]:
+        real, fake, stats, _ = play(params, stats, key, batch)
+        loss = objective.generator(real, fake).mean()
+        return loss, (stats, {"generator/loss": loss})
+
+    def discriminator_loss(
+        params: Pair[Params], stats: Pair[Stats], key: Key, batch: Batch
+    ) -> tuple[Array, tuple[Pair[Stats], Metrics]]:
+        real, fake, stats, _ = play(params, stats, key, batch)
+        loss = objective.discriminator(real, fake).mean()
+        shares = {"discriminator/real": jax.nn.sigmoid(real).mean(), "discriminator/fake": jax.nn.sigmoid(fake).mean()}
+        return loss, (stats, {"discriminator/loss": loss, **shares})
+
+    def discriminator_penalty(
+        params: Pair[Params], stats: Pair[Stats], key: Key, batch: Batch
+    ) -> tuple[Array, tuple[Pair[Stats], Metrics]]:
+        _, _, stats, penalise = play(params, stats, key, batch)
+        value = penalise(penalty).mean()
+        return value, (stats, {"discriminator/penalty": value})
+
+    penalties: Pair[Loss | None] = Pair(None, discriminator_penalty if penalty else None)
+    return Game(Pair(generator_loss, discriminator_loss), penalties)
+
+
+def adam(hyper: Hypers, *, beta2: float = 0.999) -> Pair[optax.GradientTransformation]:
+    """Return Adam for both players at their own rates and the common beta1.
+
+    Raises:
+        ValueError: if a rate is negative or a beta is not in [0, 1).
+    """
+    for player, rate in zip(Pair._fields, hyper.rates, strict=True):
+        if isinstance(rate, Real) and not rate >= 0:
+            raise ValueError(f"the {player}'s rate {rate} is negative: 2e-4 is usual")
+    for name, beta in (("beta1", hyper.beta1), ("beta2", beta2)):
+        if isinstance(beta, Real) and not 0 <= beta < 1:
+            raise ValueError(f"{name}={beta} is not in [0, 1): 0.5 is usual for beta1, 0.999 for beta2")
+    return Pair(*(optax.adam(rate, b1=hyper.beta1, b2=beta2) for rate in hyper.rates))

@@ -1,0 +1,71 @@
+"""Layers that Flax does not have: resampling convolutions with a chosen lowering, conditional normalisation."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from gan_jax.networks.lowerings import Lowering
+
+# DCGAN's initial values (Radford et al. 2015, arXiv 1511.06434, section 4).
+normal_init = jax.nn.initializers.normal(0.02)
+
+
+class Down(nnx.Module):
+    """A convolution of 4x4 and stride 2: [B, H, W, C] to [B, H/2, W/2, D]."""
+
+    def __init__(self, inputs: int, outputs: int, lowering: Lowering, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(normal_init(rngs.params(), (4, 4, inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.map = lowering.down
+
+    def __call__(self, x: Array) -> Array:
+        """Return the halved images."""
+        return self.map(x, self.kernel[...]) + self.bias[None, None, None]
+
+
+class Up(nnx.Module):
+    """A transposed convolution of 4x4 and stride 2: [B, H, W, C] to [B, 2H, 2W, D]."""
+
+    def __init__(self, inputs: int, outputs: int, lowering: Lowering, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(normal_init(rngs.params(), (4, 4, inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.map = lowering.up
+
+    def __call__(self, x: Array) -> Array:
+        """Return the doubled images."""
+        return self.map(x, self.kernel[...]) + self.bias[None, None, None]
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last, with a scale and a shift for each class.
+
+    With `classes` = 0 it is the plain one (Ioffe and Szegedy 2015); otherwise each class has its own scale
+    and shift (conditional batch normalisation, Dumoulin et al. 2017, arXiv 1610.07629, equation 5).
+    """
+
+    def __init__(self, features: int, classes: int = 0, *, rngs: nnx.Rngs):
+        self.normalise = nnx.BatchNorm(
+            features, momentum=0.9, epsilon=1e-5, use_scale=False, use_bias=False, rngs=rngs
+        )
+        rows = max(classes, 1)
+        self.scale = nnx.Param(jnp.ones((rows, features)))
+        self.shift = nnx.Param(jnp.zeros((rows, features)))
+
+    def __call__(self, x: Array, label: Array | None, *, train: bool) -> Array:
+        """Return the normalised [B, ..., C]; the running moments are used unless `train`."""
+        x = self.normalise(x, use_running_average=not train)
+        row = 0 if self.scale.shape[0] == 1 else label
+        shape = (-1, *(1,) * (x.ndim - 2), x.shape[-1])
+        return x * self.scale[row].reshape(shape) + self.shift[row].reshape(shape)
+
+
+class Projection(nnx.Module):
+    """The inner product of features and an embedding of the label (Miyato and Koyama 2018, arXiv 1802.05637, eq. 3)."""
+
+    def __init__(self, features: int, classes: int, *, rngs: nnx.Rngs):
+        self.embedding = nnx.Param(normal_init(rngs.params(), (classes, features)))
+
+    def __call__(self, x: Array, label: Array) -> Array:
+        """Return [B] from features [B, F] and labels [B]."""
+        return jnp.sum(x * self.embedding[label], axis=-1)

@@ -1,0 +1,89 @@
+"""How a convolution is computed: the same map, written for one machine or another.
+
+Both maps here are those of DCGAN, with kernels of 4x4 and stride 2: `down` halves height and
+width, `up` is its transpose and doubles them. XLA's CPU backend computes the gradient of a
+transposed convolution many times slower than the same map as matrix products, and any
+convolution many times slower inside a loop (`lax.scan`); matrix products have neither problem.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+Map = Callable[[Float[Array, "B H W C"], Float[Array, "4 4 C D"]], Array]
+
+
+class Lowering(NamedTuple):
+    """Two maps of (images [B, H, W, C], kernel [4, 4, C, D]).
+
+    down: to [B, H/2, W/2, D], the convolution of stride 2 with one row of zeros on each side; H and W are even.
+    up: to [B, 2H, 2W, D], the transposed convolution of stride 2 (`lax.conv_transpose`, padding "SAME").
+    """
+
+    down: Map
+    up: Map
+
+
+def xla() -> Lowering:
+    """XLA's own convolutions: for accelerators."""
+    return Lowering(
+        lambda x, kernel: lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=_DIMENSIONS),
+        lambda x, kernel: lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=_DIMENSIONS),
+    )
+
+
+def patches() -> Lowering:
+    """One matrix product over patches of 2x2 each: for CPUs, loops, and weights under vmap.
+
+    A kernel of 4x4 and stride 2 is a kernel of 2x2 over blocks of 2x2 pixels (space to depth);
+    its transpose is a kernel of 2x2 that yields four pixels, one for each phase (sub-pixel
+    convolution, Shi et al. 2016, arXiv 1609.05158).
+    """
+
+    def down(x: Array, kernel: Array) -> Array:
+        _, height, width, channels = x.shape
+        blocks = _pad(x).reshape(-1, height // 2 + 1, 2, width // 2 + 1, 2, channels)
+        blocks = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height // 2 + 1, width // 2 + 1, 4 * channels)
+        matrix = kernel.reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
+        return _patches(blocks) @ matrix.reshape(16 * channels, -1)
+
+    def up(x: Array, kernel: Array) -> Array:
+        _, height, width, channels = x.shape
+        # In the order (tap, tap, channel) x (phase, phase, output): row 2t + a of the kernel is tap t of phase a.
+        matrix = kernel.reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 4, 1, 3, 5)
+        phases = _patches(_pad(x)) @ matrix.reshape(4 * channels, -1)
+        phases = phases.reshape(-1, height + 1, width + 1, 2, 2, kernel.shape[-1])
+        # Phase (a, b) of pixel (i, j) sees the patch at (i + a, j + b).
+        rows = [
+            jnp.stack([phases[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3) for a in (0, 1)
+        ]
+        return jnp.stack(rows, axis=2).reshape(-1, 2 * height, 2 * width, kernel.shape[-1])
+
+    return Lowering(down, up)
+
+
+def auto() -> Lowering:
+    """`patches` on a CPU and `xla` elsewhere, chosen by the platform that the program is compiled for."""
+    here, there = patches(), xla()
+    return Lowering(
+        lambda x, kernel: lax.platform_dependent(x, kernel, cpu=here.down, default=there.down),
+        lambda x, kernel: lax.platform_dependent(x, kernel, cpu=here.up, default=there.up),
+    )
+
+
+LOWERINGS = {f.__name__: f for f in (xla, patches, auto)}
+
+
+def _pad(x: Array) -> Array:
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def _patches(x: Array) -> Array:
+    """Return the patches of 2x2 of [B, H, W, C] as [B, H-1, W-1, 4C]."""
+    _, height, width, _ = x.shape
+    return jnp.concatenate([x[:, i : height - 1 + i, j : width - 1 + j] for i in (0, 1) for j in (0, 1)], axis=-1)

@@ -1,0 +1,77 @@
+"""Multilayer perceptrons: the classic pair for MNIST, and small ones for points in a plane."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from gan_jax.base import Network
+from gan_jax.networks.layers import Projection
+from gan_jax.networks.network import network
+
+
+def generator(
+    latent: int, shape: Sequence[int], *, widths: Sequence[int] = (256, 512, 1024), classes: int = 0
+) -> Network:
+    """Return a map of latents [B, latent] to samples [B, *shape].
+
+    Leaky ReLU of slope .2 between layers. Images (three axes) end in tanh and lie in [-1, 1]; points are
+    unbounded. With `classes`, a learned vector of the label is appended to the latent.
+    """
+    return network(lambda rngs: _Generator(latent, tuple(shape), tuple(widths), classes, rngs=rngs))
+
+
+def discriminator(
+    shape: Sequence[int], *, widths: Sequence[int] = (1024, 512, 256), dropout: float = 0.3, classes: int = 0
+) -> Network:
+    """Return a map of samples [B, *shape] to logits [B].
+
+    Leaky ReLU of slope .2 and dropout after each hidden layer. With `classes`, a projection of the last features
+    on a learned vector of the label is added to the logit.
+
+    Raises:
+        ValueError: if `dropout` is not in [0, 1).
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout {dropout} is not a share in [0, 1): 0 keeps everything")
+    return network(lambda rngs: _Discriminator(tuple(shape), tuple(widths), dropout, classes, rngs=rngs))
+
+
+def _layers(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.List:
+    pairs = zip(widths[:-1], widths[1:], strict=True)
+    return nnx.List([nnx.Linear(inputs, outputs, rngs=rngs) for inputs, outputs in pairs])
+
+
+class _Generator(nnx.Module):
+    def __init__(self, latent: int, shape: tuple[int, ...], widths: tuple[int, ...], classes: int, *, rngs: nnx.Rngs):
+        self.shape = shape
+        self.embedding = nnx.Embed(classes, latent, rngs=rngs) if classes else None
+        inputs = 2 * latent if classes else latent
+        self.layers = _layers((inputs, *widths, math.prod(shape)), rngs)
+
+    def __call__(self, z: Array, *, label: Array | None, train: bool, key: Array | None) -> Array:
+        if self.embedding is not None:
+            z = jnp.concatenate([z, self.embedding(label)], axis=-1)
+        for layer in self.layers[:-1]:
+            z = jax.nn.leaky_relu(layer(z), 0.2)
+        x = self.layers[-1](z).reshape(-1, *self.shape)
+        return jnp.tanh(x) if len(self.shape) == 3 else x
+
+
+class _Discriminator(nnx.Module):
+    def __init__(self, shape: tuple[int, ...], widths: tuple[int, ...], rate: float, classes: int, *, rngs: nnx.Rngs):
+        self.layers = _layers((math.prod(shape), *widths, 1), rngs)
+        self.dropout = nnx.Dropout(rate)
+        self.projection = Projection(widths[-1], classes, rngs=rngs) if classes else None
+
+    def __call__(self, x: Array, *, label: Array | None, train: bool, key: Array | None) -> Array:
+        x = x.reshape(x.shape[0], -1)
+        for depth, layer in enumerate(self.layers[:-1]):
+            x = jax.nn.leaky_relu(layer(x), 0.2)
+            if train and self.dropout.rate:
+                x = self.dropout(x, deterministic=False, rngs=jax.random.fold_in(key, depth))
+        logits = self.layers[-1](x)[:, 0]
+        return logits if self.projection is None else logits + self.projection(x, label)

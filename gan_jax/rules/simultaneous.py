@@ -1,0 +1,36 @@
+"""Simultaneous gradient steps: both players move from the same point."""
+
+import jax
+import optax
+
+from gan_jax.base import Batch, Game, Key, Metrics, Pair, Point, UpdateRule
+from gan_jax.rules import gradients
+
+
+def simultaneous(optimisers: Pair[optax.GradientTransformation], *, lazy: int = 1) -> UpdateRule:
+    """Move both players at once, each along its own gradient at the present point.
+
+    Under plain gradient steps of rate h the linearised step is I + hA (Mescheder et al. 2017, arXiv 1705.10461).
+
+    Args:
+        optimisers: any of optax's, one for each player.
+        lazy: penalties are added every `lazy`-th step, times `lazy`.
+
+    Raises:
+        ValueError: if `lazy` is not a whole number of at least 1.
+    """
+    gradients.check(lazy=lazy)
+
+    def step(game: Game, key: Key, point: Point, batch: Batch) -> tuple[Point, Metrics]:
+        batch = jax.tree.map(lambda leaf: leaf[0], batch)
+        here, merged = point, {}
+        for index, player in enumerate(Pair._fields):
+            count = getattr(here.rule.count, player)
+            slope, new, metrics = gradients.gradient(
+                game, player, jax.random.fold_in(key, index), here.params, here.stats, batch, count, lazy
+            )
+            point = gradients.move(optimisers, player, point, slope, new)
+            merged |= metrics
+        return point, merged
+
+    return UpdateRule(1, lambda params: gradients.init(optimisers, params), step)
