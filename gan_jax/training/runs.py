@@ -1,0 +1,253 @@
+"""Run directories: what one holds, and the way back from it to a trained model.
+
+- config.json: the configuration and all else that the numbers follow from, a `Record`
+- metrics.jsonl: a row for each logged step; TensorBoard's events lie beside it
+- samples/: pictures
+- checkpoints/: states
+- card.json: the metric card, once evaluated
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import jax
+import numpy as np
+from jax import Array
+
+from gan_jax.base import Key, Program, State
+from gan_jax.training import lookup, loop
+from gan_jax.training.checkpoints import Checkpoints
+from gan_jax.training.lookup import Experiment
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """What config.json says."""
+
+    experiment: str  # its name
+    path: str | None  # of its file; None for an experiment that is shipped, which the name finds anywhere
+    sha256: str  # of its file
+    config: Mapping[str, Any]  # as `to_json` gives it
+    seed: int
+    data: str | None
+    data_dir: str | None
+    steps: int
+    chunk: int
+    log_every: int
+    picture_every: int
+    checkpoint_every: int
+    provenance: Mapping[str, Any]
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping under dotted names, as the command line spells them."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return leaves
+
+
+# Configurations as JSON
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A configuration as JSON values. ValueError if it would not come back the same."""
+    try:
+        values = json.loads(json.dumps(dataclasses.asdict(config)))
+        faithful = from_json(type(config), values) == config
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the configuration cannot be recorded: {error}") from error
+    if not faithful:
+        raise ValueError(f"the configuration cannot be recorded: {config} comes back different")
+    return values
+
+
+def from_json(kind: Any, values: Any, name: str = "") -> Any:
+    """The value of a type from the JSON that `to_json` made of it.
+
+    Frozen dataclasses, tuples, literals, unions, bool, int, float, str and None. A field that is
+    not recorded takes its default. ValueError: one that is recorded but does not exist, or that
+    holds a value of another type.
+    """
+    if dataclasses.is_dataclass(kind) and isinstance(values, dict):
+        hints = get_type_hints(kind)
+        fields = {field.name for field in dataclasses.fields(kind)}
+        prefix = f"{name}." if name else ""
+        for field in values.keys() - fields:
+            raise lookup.unknown("field", prefix + field, [prefix + known for known in fields])
+        return kind(**{field: from_json(hints[field], value, prefix + field) for field, value in values.items()})
+    origin, members = get_origin(kind), get_args(kind)
+    if origin is tuple and isinstance(values, list):
+        if members[-1] is ...:
+            members = members[:1] * len(values)
+        if len(members) == len(values):
+            return tuple(from_json(member, value, name) for member, value in zip(members, values, strict=True))
+    elif origin in (Union, types.UnionType):
+        for member in members:
+            try:
+                return from_json(member, values, name)
+            except ValueError:
+                continue
+    elif origin is Literal:
+        if any(type(member) is type(values) and member == values for member in members):
+            return values
+    elif kind in (bool, int, str, types.NoneType):
+        if type(values) is kind:
+            return values
+    elif kind is float and type(values) in (float, int):
+        return values
+    raise ValueError(f"{name} is recorded as {values!r}, which is not {getattr(kind, '__name__', kind)}")
+
+
+# Directories
+
+
+def create(directory: Path, record: Record) -> None:
+    """Begin a run in a directory that is new or empty. ValueError if it is neither."""
+    if (directory / "config.json").exists():
+        raise ValueError(
+            f"{directory} already holds a run of {read(directory).experiment}; "
+            "give another --run, or --resume to continue it"
+        )
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ValueError(f"{directory} exists and is no run: give a --run that is new or an empty folder")
+    directory.mkdir(parents=True, exist_ok=True)
+    write(directory, record)
+
+
+def write(directory: Path, record: Record) -> None:
+    """Write config.json, whole or not at all."""
+    write_json(directory / "config.json", dataclasses.asdict(record))
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file for people, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def read(directory: Path) -> Record:
+    """What a run directory says of its run. ValueError if it is not one."""
+    path = directory / "config.json"
+    if not path.is_file():
+        what = "has no config.json" if directory.is_dir() else "does not exist"
+        raise ValueError(f"{directory} is no run: it {what}; gan-jax train EXPERIMENT --run {directory} begins one")
+    try:
+        return Record(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:  # TypeError: no mapping, or other keys
+        raise ValueError(f"{path} is not what a run records: {error}; restore it, or train anew") from error
+
+
+def sha256(experiment: Experiment) -> str:
+    """The digest of an experiment's file."""
+    return hashlib.sha256(experiment.path.read_bytes()).hexdigest()
+
+
+def recorded_path(experiment: Experiment) -> str | None:
+    """What `Record.path` holds."""
+    path = experiment.path.absolute()
+    return None if path.parent == lookup.shipped().absolute() else str(path)
+
+
+def check_same(directory: Path, recorded: Record, given: Record) -> tuple[str, ...]:
+    """Check that a run that is resumed is the run that was begun, as far as its numbers go.
+
+    How long it trains may change, and where its data lies. Returns a line for whatever may change
+    its bits all the same. ValueError: the first difference.
+    """
+
+    def identity(record: Record) -> dict[str, Any]:
+        names = ("experiment", "seed", "data", "chunk")
+        return {name: getattr(record, name) for name in names} | flat(record.config)
+
+    before, now = identity(recorded), identity(given)
+    for name, value in now.items():
+        # A field that the run does not know yet is new in the experiment's file: the note below tells.
+        if name in before and before[name] != value:
+            raise ValueError(
+                f"{directory} was begun with {name} {before[name]}, not {value}: "
+                "resume without changing it, or give another --run"
+            )
+    notes = []
+    if recorded.sha256 != given.sha256:
+        notes.append(f"the file of {given.experiment} has changed since {directory} was begun")
+    if recorded.provenance != given.provenance:
+        notes.append(f"versions, device or code have changed since {directory} was begun (see its config.json)")
+    return tuple(notes)
+
+
+# Trained models
+
+
+def sampling_key(seed: int) -> Key:
+    """The key of samples and pictures: apart from those that training with the same seed draws from."""
+    return jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
+
+
+class Trained(NamedTuple):
+    """A trained model: a program and its newest good state.
+
+    record: what its run was. notes: a line for each thing that is not as it was when it trained.
+    """
+
+    program: Program
+    state: State
+    step: int
+    record: Record
+    notes: tuple[str, ...]
+
+    def sample(self, n: int, *, seed: int = 0, label: int | None = None) -> Array:
+        """Draw n samples [n, ...], the same for the same seed; from averaged weights where the model keeps them.
+
+        label: the class of all of them, for a conditional model.
+        ValueError: the program has nothing to sample, or no such label.
+        """
+        return jax.jit(self.sampler(n, label))(sampling_key(seed), self.state)
+
+    def sampler(self, n: int, label: int | None = None) -> Callable[[Key, State], Array]:
+        """`sample` as a function of (key, state)."""
+        draw = self.program.sample
+        if draw is None:
+            raise ValueError(f"{self.record.experiment} has nothing to sample")
+        if n < 1:
+            raise ValueError(f"{n} samples: draw 1 or more")
+        # NumPy's, so that a program under jit still sees the numbers and can refuse a label it does not have.
+        labels: Any = None if label is None else np.full(n, label, np.int32)
+        return lambda key, state: draw(key, state, n, labels)
+
+
+def rebuild(record: Record, data_dir: str | None = None) -> tuple[Program, Experiment]:
+    """The program of a record, from its experiment's file as it is now."""
+    experiment = lookup.find(record.path or record.experiment)
+    module = lookup.load(experiment)
+    config = from_json(module.Config, record.config)
+    return module.build(config, record.data, data_dir or record.data_dir), experiment
+
+
+def load(directory: str | Path, *, data_dir: str | None = None) -> Trained:
+    """The trained model of a run directory, which is only read.
+
+    data_dir: where its data lies now, if it has moved.
+    ValueError: not a run, a run without a checkpoint yet, or one that its experiment's file no
+    longer fits.
+    """
+    directory = Path(directory)
+    record = read(directory)
+    program, experiment = rebuild(record, data_dir)
+    notes = []
+    if sha256(experiment) != record.sha256:
+        notes.append(f"{experiment.path} has changed since {directory} was trained")
+    restored = None
+    if (directory / "checkpoints").is_dir():
+        with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+            restored = checkpoints.restore(loop.abstract(program, jax.random.key(record.seed)))
+    if restored is None:
+        raise ValueError(f"{directory} has no checkpoint yet: train it first, gan-jax train --resume continues it")
+    return Trained(program, restored.state, restored.step, record, (*notes, *restored.notes))
