@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.nn.initializers import Initializer
 
 from gan_jax.networks.lowerings import Lowering
 
@@ -14,8 +15,8 @@ normal_init = jax.nn.initializers.normal(0.02)
 class Down(nnx.Module):
     """A convolution of 4x4 and stride 2: [B, H, W, C] to [B, H/2, W/2, D]."""
 
-    def __init__(self, inputs: int, outputs: int, lowering: Lowering, *, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(normal_init(rngs.params(), (4, 4, inputs, outputs)))
+    def __init__(self, inputs: int, outputs: int, lowering: Lowering, *, rngs: nnx.Rngs, init: Initializer = normal_init):
+        self.kernel = nnx.Param(init(rngs.params(), (4, 4, inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
         self.map = lowering.down
 
@@ -27,8 +28,8 @@ class Down(nnx.Module):
 class Up(nnx.Module):
     """A transposed convolution of 4x4 and stride 2: [B, H, W, C] to [B, 2H, 2W, D]."""
 
-    def __init__(self, inputs: int, outputs: int, lowering: Lowering, *, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(normal_init(rngs.params(), (4, 4, inputs, outputs)))
+    def __init__(self, inputs: int, outputs: int, lowering: Lowering, *, rngs: nnx.Rngs, init: Initializer = normal_init):
+        self.kernel = nnx.Param(init(rngs.params(), (4, 4, inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
         self.map = lowering.up
 

@@ -1,0 +1,65 @@
+"""A small convolutional classifier whose last hidden layer is a feature space for metrics."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from gan_jax.base import Network
+from gan_jax.networks.layers import BatchNorm, Down
+from gan_jax.networks.lowerings import Lowering, auto
+from gan_jax.networks.network import network
+
+
+def classifier(
+    size: int,
+    channels: int,
+    classes: int,
+    *,
+    width: int = 32,
+    features: int = 128,
+    dropout: float = 0.4,
+    lowering: Lowering | None = None,
+) -> Network:
+    """Return a map of images [B, size, size, channels] to (features [B, F], logits [B, classes]).
+
+    Two strided convolutions with batch normalisation, a hidden layer, dropout in train mode, and the logits.
+
+    Raises:
+        ValueError: if `size` is not a multiple of 4.
+    """
+    if size % 4:
+        raise ValueError(f"image size {size} is not a multiple of 4")
+    return network(
+        lambda rngs: _Classifier(size, channels, classes, width, features, dropout, lowering or auto(), rngs=rngs)
+    )
+
+
+class _Classifier(nnx.Module):
+    def __init__(
+        self,
+        size: int,
+        channels: int,
+        classes: int,
+        width: int,
+        features: int,
+        dropout: float,
+        lowering: Lowering,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        he = jax.nn.initializers.he_normal()
+        self.downs = nnx.List(
+            [Down(i, o, lowering, rngs=rngs, init=he) for i, o in ((channels, width), (width, 2 * width))]
+        )
+        self.norms = nnx.List([BatchNorm(o, rngs=rngs) for o in (width, 2 * width)])
+        self.hidden = nnx.Linear((size // 4) ** 2 * 2 * width, features, kernel_init=he, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout)
+        self.head = nnx.Linear(features, classes, rngs=rngs)
+
+    def __call__(self, x: Array, *, label: Array | None, train: bool, key: Array | None) -> tuple[Array, Array]:
+        for down, norm in zip(self.downs, self.norms, strict=True):
+            x = jax.nn.relu(norm(down(x), None, train=train))
+        features = jax.nn.relu(self.hidden(x.reshape(x.shape[0], -1)))
+        kept = self.dropout(features, deterministic=not train, rngs=key)
+        return features, jnp.asarray(self.head(kept))
