@@ -1,1 +1,1 @@
-"""What a step is fed with: mixtures sampled inside it, images kept on the device."""
+"""Data: the order of examples, mixtures sampled inside jit, image sets kept on the device."""
