@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gan_jax.base import Continue, Hook, Key, Metrics, Program, State, Stop
 
-Chunk = Callable[[Key, State, Any, Array], tuple[State, Metrics]]  # (key, state, arrays, step)
+Chunk = Callable[[Key, State, Any, Array], tuple[State, Array, Metrics]]  # of (key, state, arrays, step)
 
 
 class Result(NamedTuple):
@@ -62,13 +63,13 @@ def abstract(program: Program, key: Key) -> State:
 
 
 def compile_chunk(program: Program, length: int) -> Chunk:
-    """`length` steps as one jitted function: `(key, state, arrays, step) -> (state, metrics)`.
+    """`length` steps as one jitted function: `(key, state, arrays, step) -> (state, step, metrics)`.
 
-    `key` is the root key, `step` (int32 scalar) the number of steps done before. The state is
-    donated: the one handed in is gone. Metrics are the means over the chunk.
+    `key` is the root key, `step` (int32 scalar) the number of steps done, before and after: it stays
+    on the device. The state is donated: the one handed in is gone. Metrics are the means over the chunk.
     """
 
-    def advance(key: Key, state: State, arrays: Any, step: Array) -> tuple[State, Metrics]:
+    def advance(key: Key, state: State, arrays: Any, step: Array) -> tuple[State, Array, Metrics]:
         keys = _keys(key)
 
         def one(state: State, i: Array) -> tuple[State, Metrics]:
@@ -81,9 +82,23 @@ def compile_chunk(program: Program, length: int) -> Chunk:
             metrics = jax.tree.map(lambda metric: jnp.asarray(metric)[None], metrics)
         else:
             state, metrics = jax.lax.scan(one, state, step + jnp.arange(length, dtype=jnp.int32))
-        return state, jax.tree.map(lambda metric: jnp.mean(metric, axis=0), metrics)
+        return state, step + length, jax.tree.map(lambda metric: jnp.mean(metric, axis=0), metrics)
 
     return jax.jit(advance, donate_argnames="state")
+
+
+def _on_device(tree: Any) -> Any:
+    """The tree with NumPy arrays put on the default device; arrays of JAX stay where they lie."""
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array) else jax.device_put(leaf), tree)
+
+
+def _beside(state: State, key: Key, step: int) -> tuple[Key, Array]:
+    """The key and the step on every device of the state's mesh: else each call would move them there."""
+    shardings = [leaf.sharding for leaf in jax.tree.leaves(state)]
+    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
+    place = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    bits, done = jax.device_put((jax.random.key_data(key), np.int32(step)), place)
+    return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(key)), done
 
 
 def train(
@@ -119,7 +134,8 @@ def train(
             raise ValueError(f"a hook every {hook.every} steps: use 1 or more")
 
     step, state = start if start is not None else (0, init(program, key))
-    key, state, arrays = jax.device_put((key, state, program.batches.arrays))
+    state, arrays = _on_device(state), _on_device(program.batches.arrays)
+    key, done = _beside(state, key, step)
     compiled: dict[int, Chunk] = {}
     stop = None
     while step < steps and stop is None:
@@ -127,7 +143,7 @@ def train(
         length = step - before
         if length not in compiled:
             compiled[length] = compile_chunk(program, length)
-        state, metrics = compiled[length](key, state, arrays, jax.device_put(np.int32(before)))
+        state, done, metrics = compiled[length](key, state, arrays, done)
         due = [hook for hook in hooks if step == steps or step // hook.every > before // hook.every]
         words = [hook.run(step, state, metrics) for hook in due]
         stop = next((word for word in words if isinstance(word, Stop)), None)

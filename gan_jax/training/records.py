@@ -83,9 +83,8 @@ class Records:
         path = self._directory / "metrics.jsonl"
         _cut(path, self._start)
         with ExitStack() as stack:
-            self._rows = stack.enter_context(
-                path.open("a", buffering=1)
-            )  # a killed run leaves whole lines but the last
+            rows = path.open("a", buffering=1)  # by the line: a kill tears the last one at most
+            self._rows = stack.enter_context(rows)
             events = SummaryWriter(
                 str(self._directory),
                 purge_step=self._start + 1 if self._start else None,

@@ -132,7 +132,8 @@ def test_the_state_is_donated_and_the_arrays_and_the_key_are_not(length):
     program = toy()
     state = init(program, KEY)
     step = jax.device_put(np.int32(0))
-    compile_chunk(program, length)(KEY, state, program.batches.arrays, step)
+    _, after, _ = compile_chunk(program, length)(KEY, state, program.batches.arrays, step)
+    assert int(after) == length
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state) if leaf.size)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((KEY, program.batches.arrays)))
 
