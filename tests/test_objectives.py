@@ -137,7 +137,7 @@ def test_relativistic_is_the_softplus_of_the_difference(real, fake):
 
 
 @every_player
-@given(real=logits(bound=100), fake=logits(bound=100), level=st.floats(-100, 100, width=32))
+@given(real=logits(bound=100.0), fake=logits(bound=100.0), level=st.floats(-100, 100, width=32))
 def test_relativistic_ignores_the_level_of_the_critic(player, real, fake, level):
     loss = getattr(relativistic(), player)
     np.testing.assert_allclose(loss(real + level, fake + level), loss(real, fake), rtol=1e-3, atol=1e-4)
