@@ -160,7 +160,7 @@ def _message(box: str, prog: str) -> str:
     ruled = itertools.groupby(rows, key=lambda row: not row.strip("-─"))
     message, *others = (list(paragraph) for rule, paragraph in ruled if not rule)
     text = " ".join(message).removeprefix("Error parsing ").rstrip(".")
-    option = next((row for row in itertools.chain(*others) if re.match("--[a-z]", row)), None)
+    option = next((row for row in itertools.chain(*others) if re.match(r"--(?!help\b)[a-z]", row)), None)
     if option is None:
         return f"{text}; {prog} --help shows what there is"
     return f"{text}; {'it takes' if option.split()[0] in text.replace(':', ' ').split() else 'did you mean'} {option}"
@@ -336,11 +336,12 @@ def _train(name: str, words: Sequence[str]) -> int:
     )
     key, observe = jax.random.key(record.seed), program.observe
     with checkpoints, writer, loop.interruption() as interruption:
+        # A checkpoint comes after the row and the picture of its step: resumed from it, a run makes them no more.
         hooks = (
             writer.hook(record.log_every),
             loop.finite(record.log_every),
-            checkpoints.hook(record.checkpoint_every),
             records.pictures(directory, observe, runs.sampling_key(record.seed), record.picture_every),
+            checkpoints.hook(record.checkpoint_every),
             interruption,
         )
         result = loop.train(program, key, steps=record.steps, chunk=record.chunk, start=start, hooks=hooks)

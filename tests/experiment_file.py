@@ -40,7 +40,7 @@ class Config:
     shape: tuple[int, ...] = (2,)
     conditional: bool = False
     explodes_at: int | None = None
-    """The step that makes the loss infinite."""
+    """The step that makes the loss and the critic infinite."""
     judged: bool = True  # whether there is something to measure
 
 
@@ -59,11 +59,11 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
 
     def step(key, state, batch):
         (point, slope), count = state
-        fake = point + random(key, batch["x"].shape[1:])
+        fake = point[None] + random(key, batch["x"].shape[1:])
         gap = (batch["x"][0] - fake).mean(0)
-        loss = jnp.vdot(slope, gap)
         if config.explodes_at is not None:
-            loss = jnp.where(count + 1 >= config.explodes_at, jnp.inf, loss)
+            gap = jnp.where(count + 1 >= config.explodes_at, jnp.inf, gap)
+        loss = jnp.vdot(slope, gap)
         decay = 0.0 if config.decay is None else config.decay
         pair = Pair(point + config.rates.generator * slope, slope + config.rates.discriminator * (gap - decay * slope))
         return (pair, count + 1), {"generator/loss": loss, "discriminator/loss": -loss}
@@ -75,7 +75,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     def sample(key, state, n, label):
         if label is not None and not config.conditional:
             raise ValueError("the model is unconditional: sample without a label")
-        return state[0].generator + random(key, (n, *config.shape)) + (0 if label is None else label[:, None])
+        return state[0].generator[None] + random(key, (n, *config.shape)) + (0 if label is None else label)
 
     def measure(key, state, n):
         gap = sample(key, state, n, None).mean(0) - mean - (0.5 if config.noise == "uniform" else 0.0)

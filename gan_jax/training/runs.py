@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import jax
-import numpy as np
 from jax import Array
 
 from gan_jax.base import Key, Program, State
@@ -107,6 +106,8 @@ def from_json(kind: Any, values: Any, name: str = "") -> Any:
 
 # Directories
 
+_TEMPORARY = ".json.tmp"
+
 
 def create(directory: Path, record: Record) -> None:
     """Begin a run in a directory that is new or empty. ValueError if it is neither."""
@@ -115,7 +116,8 @@ def create(directory: Path, record: Record) -> None:
             f"{directory} already holds a run of {read(directory).experiment}; "
             "give another --run, or --resume to continue it"
         )
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    # A run that was killed before it had its config.json left nothing worth keeping.
+    if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - {_TEMPORARY}):
         raise ValueError(f"{directory} exists and is no run: give a --run that is new or an empty folder")
     directory.mkdir(parents=True, exist_ok=True)
     write(directory, record)
@@ -128,7 +130,7 @@ def write(directory: Path, record: Record) -> None:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file for people, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(_TEMPORARY)
     temporary.write_text(json.dumps(values, indent=2) + "\n")
     os.replace(temporary, path)
 
@@ -218,9 +220,8 @@ class Trained(NamedTuple):
             raise ValueError(f"{self.record.experiment} has nothing to sample")
         if n < 1:
             raise ValueError(f"{n} samples: draw 1 or more")
-        # NumPy's, so that a program under jit still sees the numbers and can refuse a label it does not have.
-        labels: Any = None if label is None else np.full(n, label, np.int32)
-        return lambda key, state: draw(key, state, n, labels)
+        number: Any = label  # for all samples, and no array: under jit too the program can refuse what it does not have
+        return lambda key, state: draw(key, state, n, number)
 
 
 def rebuild(record: Record, data_dir: str | None = None) -> tuple[Program, Experiment]:
