@@ -94,5 +94,5 @@ def move(optimisers: Pair[optax.GradientTransformation], player: str, point: Poi
 def check(*, lazy: int, d_steps: int = 1) -> None:
     """Raise a ValueError unless both are whole numbers of at least 1."""
     for name, value in (("lazy", lazy), ("d_steps", d_steps)):
-        if not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r} is not a whole number of at least 1")
