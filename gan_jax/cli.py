@@ -13,7 +13,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
@@ -171,6 +171,11 @@ def _say(line: object) -> None:
     print(" ".join(str(line).split()), file=sys.stderr, flush=True)
 
 
+def _note(notes: Iterable[str]) -> None:
+    for note in notes:
+        _say(f"note: {note}")
+
+
 # Commands
 
 
@@ -268,17 +273,19 @@ def _typed(name: str, experiment: Experiment, module: ModuleType, words: Sequenc
 
 
 class _Run(NamedTuple):
-    """A run that is ready to train: begun, or restored to where it stood."""
+    """A run that is ready to train: begun, or restored to where it stood, with notes of what is not as it was."""
 
     directory: Path
     record: "Record"
     program: "Program"
     checkpoints: "Checkpoints"
-    start: "tuple[int, State] | None"
+    start: "tuple[int, State] | None" = None
+    notes: tuple[str, ...] = ()
 
 
 def _open(name: str, words: Sequence[str]) -> _Run:
     """Prepare a run; its directory is the last thing to be made, when nothing of the input can be wrong any more."""
+    _hush()
     experiment = lookup.find(name)
     module = lookup.load(experiment)
     options, config, directory, past = _typed(name, experiment, module, words)
@@ -303,18 +310,25 @@ def _open(name: str, words: Sequence[str]) -> _Run:
     like = loop.abstract(program, jax.random.key(record.seed))
     if past is None:
         runs.create(directory, record)
-        return _Run(directory, record, program, Checkpoints(directory / "checkpoints"), None)
-    for note in runs.check_same(directory, past, record):
-        _say(f"note: {note}: the run may not end as it would have")
+        return _Run(directory, record, program, Checkpoints(directory / "checkpoints"))
+    notes = tuple(f"{note}: the run may not end as it would have" for note in runs.check_same(directory, past, record))
     checkpoints = Checkpoints(directory / "checkpoints")
     restored = checkpoints.restore(like)
-    for note in restored.notes if restored else ():
-        _say(f"note: {note}")
     if restored and restored.step > record.steps:
         raise ValueError(f"--steps {record.steps}: {directory} already stands at step {restored.step}, give more")
     # What the run was begun with stays on record.
     runs.write(directory, dataclasses.replace(record, sha256=past.sha256, provenance=past.provenance))
-    return _Run(directory, record, program, checkpoints, (restored.step, restored.state) if restored else None)
+    if restored is None:
+        return _Run(directory, record, program, checkpoints, None, notes)
+    start = restored.step, restored.state
+    return _Run(directory, record, program, checkpoints, start, (*notes, *restored.notes))
+
+
+def _hush() -> None:
+    """Keep what libraries log below an error, TFDS for one, out of what the command says."""
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
 
 
 def _train(name: str, words: Sequence[str]) -> int:
@@ -327,7 +341,8 @@ def _train(name: str, words: Sequence[str]) -> int:
     from gan_jax.training import loop, records, runs
 
     _keep_compiled()
-    directory, record, program, checkpoints, start = run
+    directory, record, program, checkpoints, start, notes = run
+    _note(notes)
     writer = records.Records(
         directory,
         steps=record.steps,
@@ -375,10 +390,8 @@ def _images_per_step(program: "Program") -> int:
 def _load(run: Path, data_dir: str | None) -> "Trained":
     from gan_jax.training import runs
 
-    trained = runs.load(run, data_dir=data_dir)
-    for note in trained.notes:
-        _say(f"note: {note}")
-    return trained
+    _hush()
+    return runs.load(run, data_dir=data_dir)
 
 
 def _sample(command: Sample) -> int:
@@ -403,6 +416,7 @@ def _sample(command: Sample) -> int:
         if out.suffix == ".png" and (len(shape), shape[-1]) not in kinds:
             raise ValueError(f"samples of shape {list(shape)} are no picture: give --out FILE.npz")
     _keep_compiled()
+    _note(trained.notes)
     samples = draw(key, trained.state)
     if out.suffix == ".png":
         pictures.save({kinds[len(shape), shape[-1]]: samples}, out)
@@ -429,6 +443,7 @@ def _evaluate(command: Evaluate) -> int:
         _keep_compiled()
         # Nothing is written before it has an answer, and `n` may still turn out to be too few for a metric.
         measured = trained.program.measure(runs.sampling_key(command.seed), trained.state, command.n)
+    _note(trained.notes)
     card = {
         "measured": measured,
         "run": str(command.run),

@@ -202,7 +202,7 @@ def test_a_full_disk_ends_a_run_with_a_line(tmp_path, monkeypatch, capsys):
     words = ["--picture-every", "20", "--checkpoint-every", "10"]
     assert cli.main(["train", TOY, "--run", str(tmp_path), *words]) == 4
     assert capsys.readouterr().err.splitlines()[-1] == "error: [Errno 28] No space left on device: 'some.png'"
-    assert gan_jax.load(tmp_path).step == 20  # the last good step is kept
+    assert gan_jax.load(tmp_path).step == 10  # the last good step is kept
 
 
 def test_a_bug_shows_its_traceback(tmp_path, monkeypatch):
@@ -266,6 +266,8 @@ def test_an_experiment_that_has_changed_is_told(tmp_path, capsys):
     assert f"note: {path} has changed since {run} was trained" in capsys.readouterr().err
     assert cli.main(["train", str(path), "--run", str(run), "--resume", "--steps", "3"]) == 0
     assert "note: the file of mine has changed" in capsys.readouterr().err
+    assert cli.main(["sample", str(run), "--label", "1"]) == 2  # notes do not come before an error
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def kill_at_random(command: list[str], directory: Path, moments: random.Random) -> None:
