@@ -203,6 +203,7 @@ class Checkpoints:
         ValueError: every candidate is damaged, `step` has no checkpoint, or the state that the
         checkpoint holds is not of the names, shapes and types of `like`.
         """
+        self._manager.wait_until_finished()
         if step is not None and step not in self.steps:
             raise ValueError(f"no checkpoint at step {step}: there is {', '.join(map(str, self.steps)) or 'none'}")
         notes: list[str] = []
@@ -235,7 +236,11 @@ class Checkpoints:
         with _damage():
             state = self._args.StandardRestore(_filled(target))
             leaves = self._manager.restore(step, args=self._args.Composite(state=state))["state"]
-            leaves |= {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in target.items() if not leaf.size}
+            leaves |= {
+                name: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+                for name, leaf in target.items()
+                if not leaf.size
+            }
             sums, _ = jax.device_get(_examine(leaves))
             for name, (described, written) in meta.items():
                 if (_described(leaves[name]), int(sums[name])) != (described, written):

@@ -87,18 +87,25 @@ def compile_chunk(program: Program, length: int) -> Chunk:
     return jax.jit(advance, donate_argnames="state")
 
 
-def _on_device(tree: Any) -> Any:
-    """The tree with NumPy arrays put on the default device; arrays of JAX stay where they lie."""
-    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, Array) else jax.device_put(leaf), tree)
+def _settled(tree: Any) -> Any:
+    """The tree with every leaf where the committed ones are: on their mesh, replicated, or on their device.
 
+    What one call of a chunk gives to the next is committed as soon as any argument was. Were the
+    first call's arguments not, it would be compiled twice, and scalars would be moved at each call.
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, Array) and leaf.committed]
+    mesh = next((leaf.sharding.mesh for leaf in leaves if isinstance(leaf.sharding, NamedSharding)), None)
+    place = NamedSharding(mesh, PartitionSpec()) if mesh is not None else leaves[0].sharding if leaves else None
 
-def _beside(state: State, key: Key, step: int) -> tuple[Key, Array]:
-    """The key and the step on every device of the state's mesh: else each call would move them there."""
-    shardings = [leaf.sharding for leaf in jax.tree.leaves(state)]
-    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
-    place = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    bits, done = jax.device_put((jax.random.key_data(key), np.int32(step)), place)
-    return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(key)), done
+    def settle(leaf: Any) -> Array:
+        if isinstance(leaf, Array) and (place is None or leaf.committed):
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # a key is put implicitly, its bits explicitly
+            bits = jax.device_put(jax.random.key_data(leaf), place)
+            return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+        return jax.device_put(leaf, place)
+
+    return jax.tree.map(settle, tree)
 
 
 def train(
@@ -134,8 +141,7 @@ def train(
             raise ValueError(f"a hook every {hook.every} steps: use 1 or more")
 
     step, state = start if start is not None else (0, init(program, key))
-    state, arrays = _on_device(state), _on_device(program.batches.arrays)
-    key, done = _beside(state, key, step)
+    key, state, arrays, done = _settled((key, state, program.batches.arrays, np.int32(step)))
     compiled: dict[int, Chunk] = {}
     stop = None
     while step < steps and stop is None:

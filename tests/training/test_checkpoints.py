@@ -90,6 +90,14 @@ def test_a_state_may_be_donated_while_it_is_saved(tmp_path):
         assert same(checkpoints.restore(jax.eval_shape(lambda: expected)).state, expected)
 
 
+def test_a_restore_waits_for_the_save_before_it(tmp_path, state):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state)
+        restored = checkpoints.restore(LIKE)
+    assert (restored.step, restored.notes) == (2, ())
+    assert same(restored.state, state)
+
+
 def test_only_the_newest_are_kept(tmp_path, state):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in (1, 2, 3, 10):
@@ -259,13 +267,14 @@ def test_a_killed_save_is_ignored_and_its_remains_are_removed_by_a_writer_only(b
         assert same(checkpoints.restore(LIKE).state, grown(states[4], 6))
 
 
-def test_nothing_is_printed(broken, capfd):
+def test_nothing_is_printed_or_logged(broken, capfd, caplog):
     directory, states = broken
     (directory / "4" / "state" / "manifest.ocdbt").write_bytes(b"")
     with Checkpoints(directory) as checkpoints:
         checkpoints.restore(LIKE)
         checkpoints.save(6, states[4])
     assert capfd.readouterr() == ("", "")
+    assert not caplog.records
 
 
 def test_nonsense_is_refused(tmp_path):

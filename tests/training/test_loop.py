@@ -120,6 +120,21 @@ def test_traced_once_per_chunk_length(chunk, steps, lengths):
     assert len(traces) == len(lengths)
 
 
+@pytest.mark.parametrize("committed", ["nothing", "state", "arrays"])
+def test_compiled_once_wherever_the_arguments_lie(committed, caplog):
+    """A restored state is committed to its device, a fresh one is not: a jitted function tells them apart."""
+    program = toy()
+    state = init(program, KEY)
+    if committed == "state":
+        state = jax.device_put(state, jax.devices()[0])
+    if committed == "arrays":
+        arrays = jax.device_put(program.batches.arrays, jax.devices()[0])
+        program = program._replace(batches=program.batches._replace(arrays=arrays))
+    with jax.log_compiles():
+        train(program, KEY, steps=4, start=(0, state))
+    assert sum("Finished XLA compilation of jit(advance)" in record.message for record in caplog.records) == 1
+
+
 def test_weak_types_do_not_survive_initialisation():
     state = init(toy(), KEY)
     assert not any(getattr(leaf, "weak_type", False) for leaf in jax.tree.leaves(state))

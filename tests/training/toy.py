@@ -32,8 +32,12 @@ def toy(*, chunk: int = 1, steps: int = 12, traced: Callable[[], None] = lambda:
             average=params,
             optimizer=optimizer.init(params),
             count=jnp.asarray(0),  # weakly typed on purpose
-            seen={"flag": jnp.asarray(False), "empty": jnp.zeros((0, 2)), "byte": jnp.arange(4, dtype=jnp.uint8)}
-            | {"latch": jnp.zeros(())},
+            seen={
+                "flag": jnp.asarray(False),
+                "latch": jnp.zeros(()),
+                "empty": jnp.zeros((0, 2)),
+                "byte": jnp.arange(4, dtype=jnp.uint8),
+            },
             key=jax.random.fold_in(key, 1),
         )
 
@@ -52,7 +56,8 @@ def toy(*, chunk: int = 1, steps: int = 12, traced: Callable[[], None] = lambda:
             average=optax.incremental_update(params, state.average, 0.1),
             optimizer=optimizer_state,
             count=state.count + 1,
-            seen=state.seen | {"flag": ~state.seen["flag"], "latch": jnp.where(state.seen["flag"], 0.0, 1.0)},  # weak
+            seen=state.seen
+            | {"flag": ~state.seen["flag"], "latch": jnp.where(state.seen["latch"] > 0, 0.0, 1.0)},  # weak
             key=jax.random.fold_in(state.key, 0),
         )
         return state, {
