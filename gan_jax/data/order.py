@@ -28,8 +28,8 @@ def shuffled(key: Key, position: Int[Array, "..."], size: int) -> Int32[Array, "
 
     For each key this is a bijection of {0, ..., size - 1}, computed elementwise: a Feistel network
     permutes the smallest power of two that holds `size`, and what falls outside walks on along its
-    cycle until it is inside (fewer than two applications on average). Positions outside of
-    {0, ..., size - 1} have no meaning.
+    cycle until it is inside (fewer than two applications on average). Positions count modulo
+    `size`, without which a walk that starts outside might never end.
 
     Raises:
         ValueError: `size` is not in 1 ... 2³¹ - 1.
@@ -52,7 +52,7 @@ def shuffled(key: Key, position: Int[Array, "..."], size: int) -> Int32[Array, "
     index = jax.lax.while_loop(
         lambda index: jnp.any(index >= size),
         lambda index: jnp.where(index < size, index, permute(index)),
-        permute(jnp.asarray(position).astype(jnp.uint32)),
+        permute((jnp.asarray(position, jnp.int32) % size).astype(jnp.uint32)),
     )
     return index.astype(jnp.int32)
 

@@ -60,6 +60,13 @@ def test_the_order_is_the_same_in_a_vmap_over_keys_and_outside_of_jit():
     np.testing.assert_array_equal(order.shuffled(keys[1], jnp.arange(100), 100), apart[1])
 
 
+def test_positions_count_modulo_the_size():
+    key = jax.random.key(7)
+    inside = np.asarray(at(key, np.arange(100), 100))
+    np.testing.assert_array_equal(at(key, np.arange(-100, 200), 100), np.tile(inside, 3))
+    np.testing.assert_array_equal(at(key, np.arange(100, dtype=np.uint8), 1000), at(key, np.arange(100), 1000))
+
+
 def test_the_largest_size_stays_in_range():
     size = 2**31 - 1
     index = np.asarray(order.shuffled(jax.random.key(0), jnp.arange(size - 1000, size), size))
