@@ -187,15 +187,21 @@ def _lines(stream: TextIO, steps: int, images_per_step: int) -> Generator[Show]:
 def _bar(stream: TextIO, steps: int, images_per_step: int) -> Generator[Show]:
     """Progress as a bar, for a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
 
-    columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), TextColumn("{task.description}"))
+    width = len(f"step {steps}/{steps}")
+    columns = (  # where the terminal is narrow, the words at the end give way
+        TextColumn("step {task.completed}/{task.total}", table_column=Column(min_width=width, no_wrap=True)),
+        BarColumn(bar_width=10, table_column=Column(min_width=10)),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+    )
     with Progress(*columns, console=Console(file=stream)) as progress:
         task = progress.add_task("compiling", total=steps)
 
         def show(step: int, rate: float | None, metrics: Mapping[str, float]) -> None:
             pace, eta = _pace(step, steps, images_per_step, rate)
-            words = "  ".join(word for word in (pace, headline(metrics), eta) if word)
+            words = "  ".join(word for word in (eta, headline(metrics), pace) if word)
             progress.update(task, completed=step, description=words.replace("[", r"\["))
 
         yield show
