@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from gan_jax.base import Key, Metrics, Program, State
+from gan_jax.base import Batch, Key, Metrics, Program, State
 from gan_jax.data import images
 from gan_jax.networks.classifier import classifier
 
@@ -54,7 +54,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
         params, stats = net.init(key)
         return params, stats, optimiser.init(params)
 
-    def step(key: Key, state: State, batch: dict[str, Array]) -> tuple[State, Metrics]:
+    def step(key: Key, state: State, batch: Batch) -> tuple[State, Metrics]:
         params, stats, carried = state
         shift_key, mask_key = jax.random.split(key)
         image, label = shifted(shift_key, batch["image"][0], config.shift), batch["label"][0]
@@ -106,7 +106,7 @@ def export(run: str, path: str) -> None:
     from gan_jax.metrics import features
 
     trained = gan_jax.load(run)
-    source = images.load(trained.record["data"] or "mnist", trained.record["data_dir"], size=28)
+    source = images.load(trained.record.data or "mnist", trained.record.data_dir, size=28)
     params, stats, _ = trained.state
     record = {
         "family": "digits",

@@ -1,20 +1,24 @@
-"""DCGAN on digits (Radford et al. 2015, arXiv 1511.06434): the demo.
+"""DCGAN on digits: the demo, and conditional on the label if asked.
 
 Command: gan-jax train mnist_dcgan
 Result: pending
 Cost: pending
 
-The non-saturating pair with batch normalisation in both networks and Adam at 2e-4, beta1 .5. With
-`--conditional` the generator's normalisation and a projection in the discriminator take the label.
+Radford et al. 2015 (arXiv 1511.06434) with the non-saturating pair, batch normalisation in both networks and Adam with
+beta1 .5, at 5e-4 instead of the paper's 2e-4 because the run is short. With `--conditional` the generator's
+normalisation and a projection in the discriminator take the label. `--data mnist --data-dir DIR` trains on the
+60,000 images of MNIST.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
-from gan_jax import latents, objectives, rules
+from gan_jax import evaluation, latents, objectives, rules
 from gan_jax.base import Pair, Program
 from gan_jax.data import images
 from gan_jax.gan import Hypers, adam, gan
 from gan_jax.networks import dcgan
+from gan_jax.networks.lowerings import LOWERINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,37 +26,62 @@ class Config:
     """The networks, the game and how it is played."""
 
     batch: int = 64
+    """Images in one batch."""
     size: int = 28
+    """Images are brought to size x size: 28, 32 or 64."""
     latent: int = 64
+    """Dimensions of the latent."""
     width: int = 32
+    """Channels of the finest features in both networks."""
+    lowering: Literal["auto", "patches", "xla"] = "auto"
+    """How convolutions are computed."""
     conditional: bool = False
-    d_steps: int = 1
-    ema: float = 0.995
-    g_rate: float = 2e-4
-    d_rate: float = 2e-4
-    beta1: float = .5
-    normalise: bool = True
+    """Whether both networks take the label."""
+    generator_rate: float = 5e-4
+    """The generator's learning rate."""
+    discriminator_rate: float = 5e-4
+    """The discriminator's learning rate."""
+    beta1: float = 0.5
+    """Adam's decay of the first moment, for both players."""
     smoothing: float = 0.0
-    length: int = 1500
+    """One-sided label smoothing."""
+    d_steps: int = 1
+    """Steps of the discriminator before one of the generator."""
+    ema: float = 0.995
+    """Decay of the generator's average."""
 
 
 SMALLEST = Config(batch=2, width=2)
 
 
 def build(config: Config, data: str | None = None, data_dir: str | None = None) -> Program:
+    """Return the program; `data` is an image set, the embedded digits unless given."""
     source = images.load(data or "digits", data_dir, size=config.size)
     channels = source.train.image.shape[-1]
+    if config.conditional and not source.classes:
+        raise ValueError(f"{source.name} has no labels: train without --conditional")
     classes = source.classes if config.conditional else 0
+    shared = {"width": config.width, "classes": classes, "lowering": LOWERINGS[config.lowering]()}
     model = gan(
         Pair(
-            dcgan.generator(config.latent, config.size, channels, width=config.width, classes=classes),
-            dcgan.discriminator(config.size, channels, width=config.width, classes=classes, normalise=config.normalise),
+            dcgan.generator(config.latent, config.size, channels, **shared),
+            dcgan.discriminator(config.size, channels, **shared),
         ),
         latents.normal(config.latent),
-        hyper=Hypers(rates=Pair(config.g_rate, config.d_rate), beta1=config.beta1, smoothing=config.smoothing),
+        hyper=Hypers(
+            rates=Pair(config.generator_rate, config.discriminator_rate),
+            beta1=config.beta1,
+            smoothing=config.smoothing,
+        ),
         objective=lambda hyper: objectives.non_saturating(hyper.smoothing),
         rule=lambda hyper: rules.alternating(adam(hyper), d_steps=config.d_steps),
         classes=classes,
         ema=config.ema,
     )
-    return model.program(images.batches(source.train, config.batch, config.d_steps), steps=config.length, chunk=10)
+    return model.program(
+        images.batches(source.train, config.batch, config.d_steps),
+        measure=evaluation.images(model, source),
+        steps=2000,
+        # XLA's own convolutions lose their threads in a loop on a CPU; the other lowerings do not.
+        chunk=1 if config.lowering == "xla" else 10,
+    )

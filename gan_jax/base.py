@@ -170,7 +170,7 @@ class Stop(NamedTuple):
 
 
 class Hook(NamedTuple):
-    """What is called between chunks, at the first chunk boundary at or past every `every` steps.
+    """What is called between chunks, at the first boundary at or past every `every` steps, and after the last step.
 
     run: `(step, state, metrics) -> Continue | Stop`, where `step` counts the steps done and
     `metrics` are the means over the last chunk, still on the device.

@@ -4,7 +4,7 @@
 training, a sweep, MAML and a controller run the same step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple
@@ -96,8 +96,15 @@ class GAN(NamedTuple):
             set_params=lambda state, params: state._replace(point=state.point._replace(params=params)),
         )
 
-    def program(self, batches: Batches, **kwargs: Any) -> Program:
-        """Return what the training loop runs, at the default hyperparameters; `kwargs` are Program's other fields."""
+    def program(
+        self,
+        batches: Batches,
+        *,
+        measure: Callable[[Key, State, int], Mapping[str, Any]] | None = None,
+        steps: int = 1000,
+        chunk: int = 1,
+    ) -> Program:
+        """Return what the training loop runs, at the default hyperparameters; the arguments are Program's fields."""
 
         def observe(key: Key, state: State) -> Batch:
             # A row of each class where the grid stays a picture, else as many as fill one.
@@ -111,7 +118,11 @@ class GAN(NamedTuple):
             init=partial(self.init, self.hyper),
             step=partial(self.step, self.hyper),
             batches=batches,
-            **{"observe": observe, "sample": self.sample, **kwargs},
+            observe=observe,
+            sample=self.sample,
+            measure=measure,
+            steps=steps,
+            chunk=chunk,
         )
 
 

@@ -24,6 +24,7 @@ LAYERS = (
     "metrics",
     "data",
     "gan",
+    "evaluation",
     "diagnostics",
     "meta",
     "training",

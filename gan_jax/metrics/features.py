@@ -37,6 +37,12 @@ class Extractor(NamedTuple):
     record: Mapping[str, Any]
     apply: Any
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise a ValueError unless images [H, W, C] of this shape are what the extractor reads."""
+        own = (self.record["size"], self.record["size"], self.record["channels"])
+        if shape != own:
+            raise ValueError(f"the extractor for {self.name} reads images of {own}, not of {shape}")
+
     def all(self, images: Float[np.ndarray, "N H W C"], batch: int = 500) -> tuple[np.ndarray, np.ndarray]:
         """Return the features [N, F] and the class probabilities [N, classes] of any number of images."""
         parts = [self.apply(images[start : start + batch]) for start in range(0, len(images), batch)]
@@ -95,7 +101,8 @@ def write(path: Path, weights: tuple[Params, Stats], record: Mapping[str, Any]) 
         for place, leaf in jax.tree_util.tree_leaves_with_path(weights)
     }
     digest = _digest(leaves)
-    np.savez_compressed(path, record=json.dumps({**record, "sha256": digest}), **leaves)
+    arrays: dict[str, Any] = {**leaves, "record": json.dumps({**record, "sha256": digest})}
+    np.savez_compressed(path, **arrays)
     return digest
 
 

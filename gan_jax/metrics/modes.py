@@ -15,9 +15,10 @@ class Modes(NamedTuple):
 
 
 def modes(samples: Float[np.ndarray, "N D"], centres: Float[np.ndarray, "K D"], std: float) -> Modes:
-    """Count the modes of an isotropic mixture that samples cover (PacGAN, Lin et al. 2018, arXiv 1712.04086, section 4.1).
+    """Count the modes of an isotropic mixture that samples cover.
 
-    A sample belongs to its nearest centre; it is of high quality within three standard deviations of it.
+    PacGAN's protocol (Lin et al. 2018, arXiv 1712.04086, section 4.1): a sample belongs to its nearest centre, and
+    is of high quality within three standard deviations of it.
     """
     distances = np.linalg.norm(np.asarray(samples)[:, None] - np.asarray(centres)[None], axis=-1)
     good = distances.min(axis=1) <= 3 * std

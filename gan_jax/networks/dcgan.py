@@ -125,7 +125,7 @@ class _Discriminator(nnx.Module):
         self.norms = nnx.List([BatchNorm(features, rngs=rngs) for features in widths[1:]] if normalise else [])
         side = size // 2**levels
         self.head = nnx.Linear(side**2 * widths[-1], 1, kernel_init=normal_init, rngs=rngs)
-        self.projection = Projection(widths[-1], classes, rngs=rngs) if classes else None
+        self.projection = Projection(side**2 * widths[-1], classes, rngs=rngs) if classes else None
 
     def __call__(self, x: Array, *, label: Array | None, train: bool, key: Array | None) -> Array:
         for level, down in enumerate(self.downs):
@@ -133,5 +133,6 @@ class _Discriminator(nnx.Module):
             if self.norms and level:
                 x = self.norms[level - 1](x, None, train=train)
             x = jax.nn.leaky_relu(x, 0.2)
-        logits = self.head(x.reshape(x.shape[0], -1))[:, 0]
-        return logits if self.projection is None else logits + self.projection(x.sum(axis=(1, 2)), label)
+        x = x.reshape(x.shape[0], -1)
+        logits = self.head(x)[:, 0]
+        return logits if self.projection is None else logits + self.projection(x, label)

@@ -15,7 +15,9 @@ normal_init = jax.nn.initializers.normal(0.02)
 class Down(nnx.Module):
     """A convolution of 4x4 and stride 2: [B, H, W, C] to [B, H/2, W/2, D]."""
 
-    def __init__(self, inputs: int, outputs: int, lowering: Lowering, *, rngs: nnx.Rngs, init: Initializer = normal_init):
+    def __init__(
+        self, inputs: int, outputs: int, lowering: Lowering, *, rngs: nnx.Rngs, init: Initializer = normal_init
+    ):
         self.kernel = nnx.Param(init(rngs.params(), (4, 4, inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
         self.map = lowering.down
@@ -28,7 +30,9 @@ class Down(nnx.Module):
 class Up(nnx.Module):
     """A transposed convolution of 4x4 and stride 2: [B, H, W, C] to [B, 2H, 2W, D]."""
 
-    def __init__(self, inputs: int, outputs: int, lowering: Lowering, *, rngs: nnx.Rngs, init: Initializer = normal_init):
+    def __init__(
+        self, inputs: int, outputs: int, lowering: Lowering, *, rngs: nnx.Rngs, init: Initializer = normal_init
+    ):
         self.kernel = nnx.Param(init(rngs.params(), (4, 4, inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
         self.map = lowering.up
@@ -36,6 +40,17 @@ class Up(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """Return the doubled images."""
         return self.map(x, self.kernel[...]) + self.bias[None, None, None]
+
+
+def required(name: str, value: Array | None) -> Array:
+    """Return a label or a key that a layer cannot do without.
+
+    Raises:
+        ValueError: if it is None.
+    """
+    if value is None:
+        raise ValueError(f"this network needs a {name} and was called without one")
+    return value
 
 
 class BatchNorm(nnx.Module):
@@ -46,9 +61,7 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, features: int, classes: int = 0, *, rngs: nnx.Rngs):
-        self.normalise = nnx.BatchNorm(
-            features, momentum=0.9, epsilon=1e-5, use_scale=False, use_bias=False, rngs=rngs
-        )
+        self.normalise = nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, use_scale=False, use_bias=False, rngs=rngs)
         rows = max(classes, 1)
         self.scale = nnx.Param(jnp.ones((rows, features)))
         self.shift = nnx.Param(jnp.zeros((rows, features)))
@@ -56,7 +69,7 @@ class BatchNorm(nnx.Module):
     def __call__(self, x: Array, label: Array | None, *, train: bool) -> Array:
         """Return the normalised [B, ..., C]; the running moments are used unless `train`."""
         x = self.normalise(x, use_running_average=not train)
-        row = 0 if self.scale.shape[0] == 1 else label
+        row = required("label", label) if self.scale.shape[0] > 1 else 0
         shape = (-1, *(1,) * (x.ndim - 2), x.shape[-1])
         return x * self.scale[row].reshape(shape) + self.shift[row].reshape(shape)
 
@@ -67,6 +80,6 @@ class Projection(nnx.Module):
     def __init__(self, features: int, classes: int, *, rngs: nnx.Rngs):
         self.embedding = nnx.Param(normal_init(rngs.params(), (classes, features)))
 
-    def __call__(self, x: Array, label: Array) -> Array:
+    def __call__(self, x: Array, label: Array | None) -> Array:
         """Return [B] from features [B, F] and labels [B]."""
-        return jnp.sum(x * self.embedding[label], axis=-1)
+        return jnp.sum(x * self.embedding[required("label", label)], axis=-1)

@@ -59,9 +59,7 @@ def patches() -> Lowering:
         phases = _patches(_pad(x)) @ matrix.reshape(4 * channels, -1)
         phases = phases.reshape(-1, height + 1, width + 1, 2, 2, kernel.shape[-1])
         # Phase (a, b) of pixel (i, j) sees the patch at (i + a, j + b).
-        rows = [
-            jnp.stack([phases[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3) for a in (0, 1)
-        ]
+        rows = [jnp.stack([phases[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3) for a in (0, 1)]
         return jnp.stack(rows, axis=2).reshape(-1, 2 * height, 2 * width, kernel.shape[-1])
 
     return Lowering(down, up)

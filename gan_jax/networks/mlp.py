@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from flax import nnx
 from jax import Array
 
 from gan_jax.base import Network
-from gan_jax.networks.layers import Projection
+from gan_jax.networks.layers import Projection, required
 from gan_jax.networks.network import network
 
 
@@ -41,8 +42,7 @@ def discriminator(
 
 
 def _layers(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.List:
-    pairs = zip(widths[:-1], widths[1:], strict=True)
-    return nnx.List([nnx.Linear(inputs, outputs, rngs=rngs) for inputs, outputs in pairs])
+    return nnx.List([nnx.Linear(inputs, outputs, rngs=rngs) for inputs, outputs in pairwise(widths)])
 
 
 class _Generator(nnx.Module):
@@ -54,7 +54,7 @@ class _Generator(nnx.Module):
 
     def __call__(self, z: Array, *, label: Array | None, train: bool, key: Array | None) -> Array:
         if self.embedding is not None:
-            z = jnp.concatenate([z, self.embedding(label)], axis=-1)
+            z = jnp.concatenate([z, self.embedding(required("label", label))], axis=-1)
         for layer in self.layers[:-1]:
             z = jax.nn.leaky_relu(layer(z), 0.2)
         x = self.layers[-1](z).reshape(-1, *self.shape)
@@ -72,6 +72,6 @@ class _Discriminator(nnx.Module):
         for depth, layer in enumerate(self.layers[:-1]):
             x = jax.nn.leaky_relu(layer(x), 0.2)
             if train and self.dropout.rate:
-                x = self.dropout(x, deterministic=False, rngs=jax.random.fold_in(key, depth))
+                x = self.dropout(x, deterministic=False, rngs=jax.random.fold_in(required("key", key), depth))
         logits = self.layers[-1](x)[:, 0]
         return logits if self.projection is None else logits + self.projection(x, label)

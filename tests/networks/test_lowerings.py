@@ -33,9 +33,7 @@ def test_equals_xla_in_value_and_two_derivatives(name, direction, shape):
         return jax.jvp(jax.grad(summed(function)), (point,), (tangent,))
 
     np.testing.assert_allclose(mine(*point), reference(*point), atol=1e-5)
-    for got, expected in zip(
-        jax.tree.leaves(slopes(mine)), jax.tree.leaves(slopes(reference)), strict=True
-    ):
+    for got, expected in zip(jax.tree.leaves(slopes(mine)), jax.tree.leaves(slopes(reference)), strict=True):
         np.testing.assert_allclose(got, expected, atol=2e-5 * max(1.0, float(jnp.abs(expected).max())))
 
 

@@ -141,3 +141,11 @@ def test_the_classifier_gives_features_and_logits_and_refuses_odd_sizes():
     assert (features.shape, logits.shape) == ((3, 7), (3, 10))
     with pytest.raises(ValueError, match="image size 30"):
         classifier(30, 1, 10)
+
+
+def test_a_label_or_key_that_is_missing_is_asked_for():
+    generator, discriminator = dcgan.generator(5, 28, 1, width=2, classes=3), mlp.discriminator((4,), widths=(2,))
+    with pytest.raises(ValueError, match="needs a label"):
+        generator.apply(*generator.init(KEY), jnp.ones((2, 5)), train=True)
+    with pytest.raises(ValueError, match="needs a key"):
+        discriminator.apply(*discriminator.init(KEY), jnp.ones((2, 4)), train=True)

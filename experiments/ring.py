@@ -1,0 +1,73 @@
+"""A GAN of two small perceptrons on a ring of eight Gaussians, or on a grid of 25: mode collapse in a minute.
+
+Command: gan-jax train ring
+Result: pending
+Cost: pending
+
+The networks learn points in the plane; the metric card counts the modes that 3-sigma samples cover. The
+non-saturating pair with R1 (Mescheder et al. 2018, arXiv 1801.04406); `--penalty 0` shows the collapse. `--data grid`
+takes the grid.
+"""
+
+from dataclasses import dataclass
+
+from gan_jax import evaluation, latents, objectives, penalties, rules
+from gan_jax.base import Pair, Program
+from gan_jax.data import mixtures
+from gan_jax.data.mixtures import MIXTURES
+from gan_jax.gan import Hypers, adam, gan
+from gan_jax.networks import mlp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The networks, the game and how it is played."""
+
+    batch: int = 256
+    """Points in one batch."""
+    latent: int = 8
+    """Dimensions of the latent."""
+    widths: tuple[int, ...] = (128, 128)
+    """Hidden layers of both networks."""
+    generator_rate: float = 1e-3
+    """The generator's learning rate."""
+    discriminator_rate: float = 1e-3
+    """The discriminator's learning rate."""
+    beta1: float = 0.5
+    """Adam's decay of the first moment, for both players."""
+    penalty: float = 0.1
+    """Weight of R1."""
+    d_steps: int = 1
+    """Steps of the discriminator before one of the generator."""
+    ema: float = 0.999
+    """Decay of the generator's average."""
+
+
+SMALLEST = Config(batch=4, widths=(4,))
+
+
+def build(config: Config, data: str | None = None, data_dir: str | None = None) -> Program:
+    """Return the program; `data` is "ring" or "grid"."""
+    if data is not None and data not in MIXTURES:
+        raise ValueError(f"unknown mixture {data!r}: there is {', '.join(MIXTURES)}")
+    mixture = MIXTURES[data or "ring"]()
+    model = gan(
+        Pair(
+            mlp.generator(config.latent, (2,), widths=config.widths),
+            mlp.discriminator((2,), widths=config.widths, dropout=0.0),
+        ),
+        latents.normal(config.latent),
+        hyper=Hypers(
+            rates=Pair(config.generator_rate, config.discriminator_rate), beta1=config.beta1, penalty=config.penalty
+        ),
+        objective=lambda hyper: objectives.non_saturating(hyper.smoothing),
+        penalty=lambda hyper: penalties.r1(hyper.penalty),
+        rule=lambda hyper: rules.alternating(adam(hyper), d_steps=config.d_steps),
+        ema=config.ema,
+    )
+    return model.program(
+        mixtures.batches(mixture, config.batch, config.d_steps),
+        measure=evaluation.points(model, mixture),
+        steps=10_000,
+        chunk=100,
+    )

@@ -1,0 +1,86 @@
+"""How a GAN is measured: which samples are drawn, and what they are held against. The measures are in `metrics`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from gan_jax.base import Key, State
+from gan_jax.data import images as image_sets
+from gan_jax.data.images import Images
+from gan_jax.data.mixtures import Mixture
+from gan_jax.gan import GAN
+from gan_jax.metrics import card, features
+from gan_jax.metrics.modes import modes
+
+Measure = Callable[[Key, State, int], Mapping[str, Any]]
+
+_BATCH = 500  # samples made at once: a batch of feature maps stays below a gigabyte
+
+
+def images(model: GAN, source: Images) -> Measure:
+    """Return `(key, state, n) -> card` for a GAN of images.
+
+    The reference is the split that was trained on; the held-out split says how near real images come. A
+    conditional GAN is asked for each class equally often. The untrained generator has the state's shape
+    and initial values drawn with the same key.
+
+    Raises (when measuring):
+        ValueError: if no extractor of the data's family is shipped, or it reads images of another size.
+    """
+
+    def measure(key: Key, state: State, n: int) -> Mapping[str, Any]:
+        extractor = features.extractor(source.name)
+        extractor.check(source.train.image.shape[1:])
+        asked = np.arange(n) % model.classes if model.classes else None
+        untrained = jax.jit(model.init)(model.hyper, key)
+        reference, held_out = (np.asarray(image_sets.to_float(split.image)) for split in (source.train, source.test))
+        measured = card.images(
+            extractor,
+            reference,
+            held_out,
+            draw(model, key, state, n, asked),
+            draw(model, key, untrained, n, asked),
+            asked,
+        )
+        about = {
+            "data": source.name,
+            "version": source.version,
+            "sha256": image_sets.digest(source),
+            "split": source.train.name,
+            "held_out": source.test.name,
+            "preprocessing": "x".join(map(str, source.train.image.shape[1:])) + ", pixel/127.5 - 1",
+        }
+        return {"reference": about, **measured}
+
+    return measure
+
+
+def points(model: GAN, mixture: Mixture) -> Measure:
+    """Return `(key, state, n) -> card` for a GAN of points, held against the mixture's centres."""
+
+    def measure(key: Key, state: State, n: int) -> Mapping[str, Any]:
+        found = modes(draw(model, key, state, n), np.asarray(mixture.centres), float(mixture.std))
+        return {
+            "reference": {"data": mixture.name, "modes": found.total, "std": float(mixture.std)},
+            "modes": {"covered": found.covered, "high_quality": found.high_quality},
+        }
+
+    return measure
+
+
+def draw(model: GAN, key: Key, state: State, n: int, label: np.ndarray | None = None) -> np.ndarray:
+    """Return n samples [n, ...] on the host, made a batch at a time; `label` is [n] for a conditional GAN."""
+
+    @jax.jit
+    def batch(key: Key, state: State, label: Array | None) -> Array:
+        return model.sample(key, state, _BATCH, label)
+
+    made = []
+    for start in range(0, n, _BATCH):
+        # The last batch is made whole and cut, so that the program is compiled once.
+        labels = None if label is None else np.resize(label[start : start + _BATCH], _BATCH)
+        made.append(np.asarray(batch(jax.random.fold_in(key, start), state, labels)))
+    return np.concatenate(made)[:n]

@@ -1,0 +1,58 @@
+"""No experiment rots: each runs two steps at its smallest, samples, and says what it is."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gan_jax.cli import RunOptions
+from gan_jax.training import lookup, loop
+
+NAMES = [experiment.name for experiment in lookup.catalogue()]
+DATA = {"digit_features": "digits", "mnist_mlp": "digits"}  # the embedded ones, where the default must be prepared
+
+
+@pytest.fixture(autouse=True)
+def cached(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("GAN_JAX_CACHE", str(tmp_path_factory.getbasetemp() / "sets"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_steps_at_the_smallest(name):
+    module = lookup.load(lookup.find(name))
+    program = module.build(module.SMALLEST, DATA.get(name))
+    key = jax.random.key(0)
+    before = jax.tree.map(np.asarray, loop.init(program, key))
+    result = loop.train(program, key, steps=2, chunk=1)
+    moved = [not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (before, result.state)), strict=True)]
+    assert any(moved)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(result.state))
+    for shown in jax.jit(program.observe)(key, result.state).values():
+        assert jnp.isfinite(shown).all()
+    if program.sample:
+        assert jax.jit(program.sample, static_argnums=2)(key, result.state, 3, None).shape[0] == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_what_how_and_with_what_result(name):
+    experiment = lookup.find(name)
+    summary = lookup.summary(experiment)
+    assert all(summary), f"{name} lacks a line: {summary}"
+    assert "pending" not in summary.result + summary.cost
+    config = lookup.load(experiment).Config
+    fields = {field.name for field in dataclasses.fields(config)}
+    assert not fields & {field.name for field in dataclasses.fields(RunOptions)}
+    assert all(field.default is not dataclasses.MISSING for field in dataclasses.fields(config))
+
+
+def test_conditional_variants_take_the_label():
+    for name, small in (("mnist_dcgan", {}), ("mnist_mlp", {})):
+        module = lookup.load(lookup.find(name))
+        config = dataclasses.replace(module.SMALLEST, conditional=True, **small)
+        program = module.build(config, "digits")
+        state = loop.train(program, jax.random.key(0), steps=1).state
+        one, other = (program.sample(jax.random.key(1), state, 2, label) for label in (3, 7))
+        assert not np.array_equal(one, other), name
+        assert program.observe(jax.random.key(0), state)["image"].shape == (100, 28, 28, 1)

@@ -1,0 +1,196 @@
+"""The assembly, on networks small enough to be computed by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gan_jax import latents, objectives, penalties, rules
+from gan_jax.base import Network, Pair
+from gan_jax.gan import Hypers, adam, adversarial, gan
+from gan_jax.networks import dcgan, mlp
+
+KEY = jax.random.key(0)
+LOG2 = np.log(2.0)
+
+
+def linear(inputs, outputs, value):
+    """X @ w with all weights `value`; its stats count the calls in train mode."""
+
+    def apply(params, stats, x, *, label=None, train, key=None):
+        out = x @ params["w"] + (0.0 if label is None else label[:, None])
+        out = out[:, 0] if outputs == 1 else out
+        return out, {"calls": stats["calls"] + train}
+
+    return Network(lambda key: ({"w": jnp.full((inputs, outputs), value)}, {"calls": jnp.float32(0)}), apply)
+
+
+def small(hyper=None, *, critic=0.5, classes=0, rule=None, **kwargs):
+    return gan(
+        Pair(linear(3, 2, 1.0), linear(2, 1, critic)),
+        latents.normal(3),
+        hyper=hyper or Hypers(rates=Pair(0.1, 0.2), beta1=0.0),
+        objective=lambda hyper: objectives.non_saturating(hyper.smoothing),
+        rule=rule or (lambda hyper: rules.alternating(Pair(*(optax.sgd(rate) for rate in hyper.rates)))),
+        classes=classes,
+        **kwargs,
+    )
+
+
+def batch(n=4, count=1):
+    return {"x": jax.random.normal(jax.random.key(9), (count, n, 2)), "label": jnp.zeros((count, n), jnp.int32)}
+
+
+def test_an_undecided_discriminator_has_the_losses_of_the_ideal_saddle():
+    model = small(Hypers(rates=Pair(0.0, 0.0)), critic=0.0)
+    _, metrics = model.step(model.hyper, KEY, model.init(model.hyper, KEY), batch())
+    assert metrics["discriminator/loss"] == pytest.approx(2 * LOG2)
+    assert metrics["generator/loss"] == pytest.approx(LOG2)
+    assert (metrics["discriminator/real"], metrics["discriminator/fake"]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("pair", ["mlp", "dcgan"])
+def test_real_networks_with_a_zero_head_start_at_the_ideal_saddle(pair):
+    if pair == "mlp":
+        networks = Pair(mlp.generator(5, (28, 28, 1), widths=(8,)), mlp.discriminator((28, 28, 1), widths=(8,)))
+    else:
+        networks = Pair(dcgan.generator(5, 28, 1, width=2), dcgan.discriminator(28, 1, width=2))
+    made = Pair(*(network.init(KEY) for network in networks))
+    params, stats = Pair(*(m[0] for m in made)), Pair(*(m[1] for m in made))
+    params = params._replace(discriminator=jax.tree.map(jnp.zeros_like, params.discriminator))
+    game = adversarial(networks, latents.normal(5), objectives.non_saturating())
+    images = {"image": jnp.ones((4, 28, 28, 1))}
+    assert game.losses.discriminator(params, stats, KEY, images)[0] == pytest.approx(2 * LOG2)
+    assert game.losses.generator(params, stats, KEY, images)[0] == pytest.approx(LOG2)
+
+
+def test_the_average_follows_parameters_and_statistics():
+    decay = 0.6
+    model = small(ema=decay)
+    state = model.init(model.hyper, KEY)
+    expected = jax.tree.map(np.asarray, (state.average.params, state.average.stats))
+    for t in range(8):
+        state, _ = model.step(model.hyper, jax.random.key(t), state, batch())
+        weight = min(decay, (1 + t) / (10 + t))
+        now = (state.point.params.generator, state.point.stats.generator)
+        expected = jax.tree.map(lambda old, new, w=weight: w * old + (1 - w) * np.asarray(new), expected, now)
+    assert weight == pytest.approx(8 / 17)  # the warm-up was met and the limit was not
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), tuple(state.average), expected)
+    assert float(state.average.stats["calls"]) > 0
+    assert state.steps == 8
+    held = jax.tree.map(jnp.copy, state)
+    constant = gan_with_ema_zero = small(ema=0.0)
+    state, _ = constant.step(gan_with_ema_zero.hyper, KEY, held, batch())
+    jax.tree.map(np.testing.assert_array_equal, state.average.params, state.point.params.generator)
+
+
+def test_samples_come_from_the_average_in_evaluation_mode():
+    model = small()
+    state = model.init(model.hyper, KEY)
+    average = state.average._replace(params={"w": jnp.full((3, 2), 5.0)})
+    z_key, _ = jax.random.split(KEY)
+    expected = 5.0 * np.asarray(latents.normal(3)(z_key, 7)).sum(1, keepdims=True) * np.ones((1, 2))
+    np.testing.assert_allclose(model.sample(KEY, state._replace(average=average), 7), expected, rtol=1e-5)
+
+
+def test_labels_reach_both_networks_only_when_they_are_asked_for():
+    plain, conditional = small(), small(classes=5)
+    state = plain.init(plain.hyper, KEY)
+    label = jnp.array([4, 4, 4])
+    difference = conditional.sample(KEY, state, 3, label) - plain.sample(KEY, state, 3)
+    np.testing.assert_allclose(difference, 4.0, rtol=1e-5)  # the linear network adds its label
+    np.testing.assert_array_equal(conditional.sample(KEY, state, 3, 4), conditional.sample(KEY, state, 3, label))
+    ones = {**batch(), "label": jnp.full((1, 4), 2)}
+    moved = [model.step(model.hyper, KEY, state, ones)[1]["discriminator/real"] for model in (plain, conditional)]
+    assert moved[1] > moved[0]  # +2 on every logit
+    with pytest.raises(ValueError, match="label 3 .* unconditional"):
+        plain.sample(KEY, state, 3, 3)
+    with pytest.raises(ValueError, match=r"label 5 .* 0\.\.\.4"):
+        conditional.sample(KEY, state, 3, 5)
+
+
+def test_without_a_label_a_conditional_gan_draws_all_of_them():
+    model = small(classes=3)
+    state = model.init(model.hyper, KEY)
+    z_key, _ = jax.random.split(KEY)
+    base = np.asarray(latents.normal(3)(z_key, 60)).sum(1)
+    labels = np.asarray(model.sample(KEY, state, 60))[:, 0] - base
+    assert set(np.round(labels).astype(int)) == {0, 1, 2}
+
+
+def test_the_penalty_sees_its_losses_fakes():
+    seen = []
+
+    def spy(key, critic, real, fake):
+        seen.append(np.asarray(fake))
+        return jnp.sum(jnp.square(fake), axis=1)
+
+    networks = Pair(linear(3, 2, 1.0), linear(2, 1, 0.5))
+    game = adversarial(networks, latents.normal(3), objectives.wasserstein(), spy)
+    made = Pair(*(network.init(KEY) for network in networks))
+    params, stats = Pair(*(m[0] for m in made)), Pair(*(m[1] for m in made))
+    data = {"x": jnp.zeros((4, 2))}
+    loss, _ = game.losses.discriminator(params, stats, KEY, data)
+    game.penalties.discriminator(params, stats, KEY, data)
+    # Wasserstein's loss on zero data is the mean logit of the fakes: ½ of the sum of each.
+    assert loss == pytest.approx(0.5 * seen[0].sum(1).mean(), rel=1e-5)
+
+
+def test_a_penalty_enters_the_step_with_its_weight():
+    def penalised(weight):
+        model = small(Hypers(rates=Pair(0.0, 1.0), penalty=weight), penalty=lambda hyper: penalties.r1(hyper.penalty))
+        state, metrics = model.step(model.hyper, KEY, model.init(model.hyper, KEY), batch())
+        return np.asarray(state.point.params.discriminator["w"]), metrics
+
+    (without, _), (with_it, metrics) = penalised(0.0), penalised(3.0)
+    # R1 of a linear critic is (γ/2)|w|², of slope γw with w = ½.
+    np.testing.assert_allclose(without - with_it, 1.5 * np.ones((2, 1)), rtol=1e-5)
+    assert metrics["discriminator/penalty"] == pytest.approx(0.75)
+
+
+def test_every_hyperparameter_is_read_from_hyper_alone():
+    """A step's outcome is differentiable in each number, so nothing was fixed when the GAN was assembled."""
+    model = gan(
+        Pair(linear(3, 2, 1.0), linear(2, 1, 0.5)),
+        latents.normal(3),
+        hyper=Hypers(rates=Pair(0.1, 0.1), beta1=0.5, penalty=1.0, smoothing=0.1),
+        objective=lambda hyper: objectives.non_saturating(hyper.smoothing),
+        penalty=lambda hyper: penalties.r1(hyper.penalty),
+        rule=lambda hyper: rules.alternating(Pair(*(optax.sgd(r, momentum=hyper.beta1) for r in hyper.rates))),
+    )
+
+    def outcome(hyper):
+        state = model.init(hyper, KEY)
+        for i in range(2):  # momentum acts from the second step on
+            state, _ = model.step(hyper, jax.random.key(i), state, batch())
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(state.point.params))
+
+    slopes = jax.grad(outcome)(jax.tree.map(jnp.float32, model.hyper))
+    assert all(np.isfinite(leaf) and leaf != 0 for leaf in jax.tree.leaves(slopes))
+
+
+def test_as_a_learner_it_is_the_same_gan():
+    model = small()
+    learner = model.learner(lambda hyper, key, state, batch: jnp.float32(0))
+    state = learner.init(learner.hyper, KEY)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, learner.get_params(state))
+    assert learner.get_params(learner.set_params(state, doubled)) is doubled
+    mine, _ = learner.step(learner.hyper, KEY, state, batch())
+    plain, _ = model.step(model.hyper, KEY, state, batch())
+    jax.tree.map(np.testing.assert_array_equal, mine, plain)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: small(ema=1.0), "ema=1.0"),
+        (lambda: adam(Hypers(rates=Pair(-1e-4, 1e-4))), "generator's rate -0.0001"),
+        (lambda: adam(Hypers(beta1=1.0)), "beta1=1.0"),
+        (lambda: small(Hypers(smoothing=1.5)), "smoothing=1.5"),
+        (lambda: small(Hypers(rates=Pair(0.1, -0.1)), rule=lambda h: rules.alternating(adam(h))), "rate -0.1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_when_assembled(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
