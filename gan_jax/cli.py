@@ -467,7 +467,6 @@ def _evaluate(command: Evaluate) -> int:
 def _keep_compiled() -> None:
     """Keep compiled programs for the next process, unless JAX has been told where or there is no place for them."""
     import jax
-    from jax.experimental.compilation_cache import compilation_cache
 
     from gan_jax.data import cache
 
@@ -479,5 +478,4 @@ def _keep_compiled() -> None:
     except (OSError, RuntimeError):  # RuntimeError: no home
         return
     if os.access(directory, os.W_OK):
-        compilation_cache.reset_cache()  # JAX decides once, at the first compilation, whether there is one
         jax.config.update("jax_compilation_cache_dir", str(directory))

@@ -441,10 +441,20 @@ def test_wrong_input_is_answered_in_one_line_and_nothing_is_written(line, named,
     assert [tree(folder) for folder in (tmp_path, *folders)] == before
 
 
-def test_a_narrow_terminal_does_not_cut_the_message(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--rates.generater", "1"],
+            "Unrecognized options: --rates.generater, 1; did you mean --rates.generator FLOAT",
+        ),
+        (["--batch"], f"Missing value for argument '--batch'. Expected 1 values; gan-jax train {TOY} --help shows"),
+    ],
+)
+def test_a_narrow_terminal_does_not_change_the_message(words, said, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "20")
-    assert cli.main(["train", TOY, "--rates.generater", "1"]) == 2
-    assert "--rates.generater, 1; did you mean --rates.generator FLOAT" in capsys.readouterr().err
+    assert cli.main(["train", TOY, *words]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
 def test_a_message_without_boxes_of_unicode_is_read_as_well():
@@ -474,12 +484,24 @@ def test_compiled_programs_are_kept_and_change_no_bit(tmp_path):
 
 @pytest.fixture
 def no_cache() -> Iterator[None]:
-    """JAX without a compilation cache, until the test is over."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
+    """JAX without a compilation cache, until the test is over; then as it was."""
+    options = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 0}
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
     compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def test_the_cache_is_used_although_something_was_compiled_before(tmp_path, monkeypatch, no_cache):
+    jax.jit(lambda x: x + 1)(1.0)  # as an experiment's build may
+    monkeypatch.setenv("GAN_JAX_CACHE", str(tmp_path))
+    KEEP_COMPILED()
+    jax.jit(lambda x: x + 2)(1.0)
+    assert any((tmp_path / "xla").iterdir())
 
 
 def test_the_cache_has_a_place_unless_it_has_one_already_or_there_is_none(tmp_path, monkeypatch, no_cache):
