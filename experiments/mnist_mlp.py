@@ -75,6 +75,6 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     return model.program(
         images.batches(source.train, config.batch, config.d_steps),
         measure=evaluation.images(model, source),
-        steps=50_000,
+        steps=20_000,
         chunk=50,
     )

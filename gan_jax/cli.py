@@ -296,6 +296,8 @@ def _open(name: str, words: Sequence[str]) -> _Run:
     from gan_jax.training import loop, runs
     from gan_jax.training.checkpoints import Checkpoints
 
+    if past is None:
+        runs.check_vacant(directory)  # before data sets are read, and what was decoded of them is kept
     program: Program = module.build(config, options.data, options.data_dir)
     record = runs.Record(
         experiment=experiment.name,

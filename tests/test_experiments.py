@@ -14,18 +14,20 @@ NAMES = [experiment.name for experiment in lookup.catalogue()]
 DATA = {"digit_features": "digits", "mnist_mlp": "digits"}  # the embedded ones, where the default must be prepared
 
 
-@pytest.fixture(autouse=True)
-def cached(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("GAN_JAX_CACHE", str(tmp_path_factory.getbasetemp() / "sets"))
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_two_steps_at_the_smallest(name):
     module = lookup.load(lookup.find(name))
     program = module.build(module.SMALLEST, DATA.get(name))
-    key = jax.random.key(0)
+    traces = []
+
+    def step(*arguments):
+        traces.append(None)
+        return program.step(*arguments)
+
+    key, counted = jax.random.key(0), program._replace(step=step)
     before = jax.tree.map(np.asarray, loop.init(program, key))
-    result = loop.train(program, key, steps=2, chunk=1)
+    result = loop.train(counted, key, steps=2, chunk=1)
+    assert len(traces) == 1
     moved = [not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (before, result.state)), strict=True)]
     assert any(moved)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(result.state))
@@ -33,6 +35,20 @@ def test_two_steps_at_the_smallest(name):
         assert jnp.isfinite(shown).all()
     if program.sample:
         assert jax.jit(program.sample, static_argnums=2)(key, result.state, 3, None).shape[0] == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_chunk_gives_its_state_away_and_never_asks_the_host(name):
+    module = lookup.load(lookup.find(name))
+    program = module.build(module.SMALLEST, DATA.get(name))
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda key: loop.init(program, key), key)
+    lowered = loop.compile_chunk(program, 2).lower(key, state, program.batches.arrays, jnp.int32(0))
+    donated = [leaf.donated for leaf in jax.tree.leaves(lowered.args_info[0][1])]
+    assert all(donated)
+    assert len(donated) == len(jax.tree.leaves(state))
+    text = lowered.as_text()
+    assert not [word for word in ("callback", "infeed", "outfeed", "send", "recv") if word in text]
 
 
 @pytest.mark.parametrize("name", NAMES)

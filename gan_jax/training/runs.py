@@ -109,8 +109,8 @@ def from_json(kind: Any, values: Any, name: str = "") -> Any:
 _TEMPORARY = ".json.tmp"
 
 
-def create(directory: Path, record: Record) -> None:
-    """Begin a run in a directory that is new or empty. ValueError if it is neither."""
+def check_vacant(directory: Path) -> None:
+    """Check that a run can begin in a directory: ValueError unless it is new or empty."""
     if (directory / "config.json").exists():
         raise ValueError(
             f"{directory} already holds a run of {read(directory).experiment}; "
@@ -119,6 +119,11 @@ def create(directory: Path, record: Record) -> None:
     # A run that was killed before it had its config.json left nothing worth keeping.
     if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - {_TEMPORARY}):
         raise ValueError(f"{directory} exists and is no run: give a --run that is new or an empty folder")
+
+
+def create(directory: Path, record: Record) -> None:
+    """Begin a run in a directory that is new or empty. ValueError if it is neither."""
+    check_vacant(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write(directory, record)
 
