@@ -1,8 +1,8 @@
 """The feature extractor for digits: a small classifier of MNIST, shipped with the package.
 
 Command: make features
-Result: pending
-Cost: pending
+Result: test accuracy .9943 on MNIST's 10,000 (half-precision weights as shipped, 0.8 MB)
+Cost: 2.5 minutes on two AMD EPYC cores
 
 Every Fréchet distance on digits is measured in the last hidden layer of this network. The images are shifted
 by up to two pixels in training; the rate falls to zero along a cosine. `make features` trains it with this

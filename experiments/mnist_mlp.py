@@ -1,8 +1,9 @@
 """The first GAN that everybody trains: two multilayer perceptrons on MNIST.
 
 Command: gan-jax train mnist_mlp --data-dir DIR
-Result: pending
-Cost: pending
+Result: of 10,000 samples all ten classes; Fréchet distance 21 from 3,951 untrained, real digits 1.0: .995 of the gap
+    closed; median confidence .999 (gan-jax evaluate RUN)
+Cost: 3 minutes on two AMD EPYC cores
 
 The standard formulation (Goodfellow et al. 2014, arXiv 1406.2661) with the non-saturating generator: widths
 100-256-512-1024-784 against 784-1024-512-256-1, leaky ReLU of slope .2, dropout .3, Adam at 2e-4 with beta1 .5. At

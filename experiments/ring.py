@@ -1,8 +1,8 @@
 """Two small perceptrons on a ring of eight Gaussians, or on a grid of 25: modes that can be counted.
 
 Command: gan-jax train ring
-Result: pending
-Cost: pending
+Result: 8 of 8 modes, .804 of 10,000 samples of high quality (gan-jax evaluate RUN)
+Cost: 24 s on two AMD EPYC cores
 
 The networks learn points in the plane; the metric card counts the modes that samples within three deviations cover.
 The non-saturating pair with R1 (Mescheder et al. 2018, arXiv 1801.04406). `--data grid` takes the grid.

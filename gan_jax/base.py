@@ -9,7 +9,7 @@ Letters for shapes, here and everywhere: `B` batch, `H W C` images (channels las
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jax import Array
 from jaxtyping import Float
@@ -53,6 +53,7 @@ class Objective(NamedTuple):
     discriminator: Callable[[Float[Array, " B"], Float[Array, " B"]], Float[Array, " B"]]
 
 
+@runtime_checkable
 class Regularizer(Protocol):
     """A penalty on the critic, per example: `(key, critic, real, fake) -> [B]`.
 
@@ -62,6 +63,7 @@ class Regularizer(Protocol):
     def __call__(self, key: Key, critic: Callable[[Array], Array], real: Array, fake: Array) -> Array: ...
 
 
+@runtime_checkable
 class Loss(Protocol):
     """A player's loss: `(params, stats, key, batch) -> (scalar, (stats, metrics))`.
 

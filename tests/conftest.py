@@ -5,6 +5,10 @@ from pathlib import Path
 
 import jax
 from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Every annotated function checks its arguments' types and shapes.
+install_import_hook("gan_jax", "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
