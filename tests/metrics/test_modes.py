@@ -19,7 +19,7 @@ def test_by_hand():
 @pytest.mark.parametrize("name", MIXTURES)
 def test_the_mixture_itself_covers_all_of_its_modes(name):
     mixture = MIXTURES[name]()
-    found = modes(np.asarray(sample(mixture, jax.random.key(0), (2500,))), mixture.centres, mixture.std)
+    found = modes(np.asarray(sample(mixture, jax.random.key(0), (2500,))), np.asarray(mixture.centres), mixture.std)
     assert found.covered == found.total == len(mixture.centres)
     # Within three deviations in the plane lies a share 1 - exp(-9/2); 2,500 draws, five standard errors.
     assert found.high_quality == pytest.approx(1 - np.exp(-4.5), abs=5 * np.sqrt(np.exp(-4.5) / 2500))
