@@ -13,6 +13,7 @@ normalisation and a projection in the discriminator take the label. `--data mnis
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from gan_jax import evaluation, latents, objectives, rules
@@ -81,7 +82,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
         ema=config.ema,
     )
     return model.program(
-        images.batches(source.train, config.batch, config.d_steps),
+        partial(images.batches, source.train, config.batch),
         measure=evaluation.images(model, source),
         steps=3000,
         # XLA's own convolutions lose their threads in a loop on a CPU; the other lowerings do not.

@@ -11,6 +11,7 @@ D = 1/2 the losses are 2 log 2 and log 2. `--data digits` trains on the embedded
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from gan_jax import evaluation, latents, objectives, rules
 from gan_jax.base import Pair, Program
@@ -74,7 +75,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
         ema=config.ema,
     )
     return model.program(
-        images.batches(source.train, config.batch, config.d_steps),
+        partial(images.batches, source.train, config.batch),
         measure=evaluation.images(model, source),
         steps=20_000,
         chunk=50,

@@ -9,6 +9,7 @@ The non-saturating pair with R1 (Mescheder et al. 2018, arXiv 1801.04406). `--da
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from gan_jax import evaluation, latents, objectives, penalties, rules
 from gan_jax.base import Pair, Program
@@ -65,7 +66,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
         ema=config.ema,
     )
     return model.program(
-        mixtures.batches(mixture, config.batch, config.d_steps),
+        partial(mixtures.batches, mixture, config.batch),
         measure=evaluation.points(model, mixture),
         steps=20_000,
         chunk=100,

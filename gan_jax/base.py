@@ -165,7 +165,7 @@ class Continue(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """A hook's word that training ends: why, and the exit code of the command (DESIGN: 0, 3, 75)."""
+    """A hook's word that training ends: why, and the command's exit code (0 done, 3 alarm, 75 interrupted)."""
 
     reason: str
     code: int = 0

@@ -185,8 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _preparing():
             command = _command(sys.argv[1:] if argv is None else list(argv))
         return command()
-    except SystemExit:  # tyro has shown the help
-        return 0
+    except SystemExit as end:  # tyro has shown the help, or an experiment's file ends itself
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except _WrongInput as error:
         _say(f"error: {error}")
         return 2
@@ -303,6 +303,7 @@ def _open(name: str, words: Sequence[str]) -> _Run:
         experiment=experiment.name,
         path=runs.recorded_path(experiment),
         sha256=runs.sha256(experiment),
+        data_sha256=runs.data_sha256(program),
         config=runs.to_json(config),
         steps=options.steps or program.steps,
         chunk=options.chunk or program.chunk,
@@ -311,11 +312,16 @@ def _open(name: str, words: Sequence[str]) -> _Run:
     )
     like = loop.abstract(program, jax.random.key(record.seed))
     if past is None:
+        loop.check(program, jax.random.key(record.seed))
         runs.create(directory, record)
         return _Run(directory, record, program, Checkpoints(directory / "checkpoints"))
     notes = tuple(f"{note}: the run may not end as it would have" for note in runs.check_same(directory, past, record))
     checkpoints = Checkpoints(directory / "checkpoints")
     restored = checkpoints.restore(like)
+    if restored and restored.step % record.chunk and restored.step < record.steps:
+        notes += (
+            f"step {restored.step} is no multiple of the chunk of {record.chunk}: the run may not end as it would have",
+        )
     if restored and restored.step > record.steps:
         raise ValueError(f"--steps {record.steps}: {directory} already stands at step {restored.step}, give more")
     # What the run was begun with stays on record.
@@ -365,7 +371,7 @@ def _train(name: str, words: Sequence[str]) -> int:
         stop = result.stop or Stop("done")
         if stop.code != 3 and not checkpoints.save(result.step, result.state):
             stop = Stop(f"the state is not finite at step {result.step}", 3)
-        saved = checkpoints.steps
+        saved = checkpoints.good
     if stop.code == 3:
         kept = (
             f"the last finite checkpoint is {directory / 'checkpoints' / str(saved[-1])}" if saved else "none was saved"

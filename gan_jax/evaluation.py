@@ -24,8 +24,8 @@ def images(model: GAN, source: Images) -> Measure:
     """Return `(key, state, n) -> card` for a GAN of images.
 
     The reference is the split that was trained on; the held-out split says how near real images come. A
-    conditional GAN is asked for each class equally often. The untrained generator has the state's shape
-    and initial values drawn with the same key.
+    conditional GAN is asked for each class equally often. The untrained generator has initial values of
+    its own, not those that the run began with.
 
     Raises (when measuring):
         ValueError: if no extractor of the data's family is shipped, or it reads images of another size.
@@ -35,14 +35,15 @@ def images(model: GAN, source: Images) -> Measure:
         extractor = features.extractor(source.name)
         extractor.check(source.train.image.shape[1:])
         asked = np.arange(n) % model.classes if model.classes else None
-        untrained = jax.jit(model.init)(model.hyper, key)
+        init_key, draw_key = jax.random.split(key)  # the untrained weights must not be made of the latents' numbers
+        untrained = jax.jit(model.init)(model.hyper, init_key)
         reference, held_out = (np.asarray(image_sets.to_float(split.image)) for split in (source.train, source.test))
         measured = card.images(
             extractor,
             reference,
             held_out,
-            draw(model, key, state, n, asked),
-            draw(model, key, untrained, n, asked),
+            draw(model, draw_key, state, n, asked),
+            draw(model, draw_key, untrained, n, asked),
             asked,
         )
         about = {

@@ -98,17 +98,22 @@ class GAN(NamedTuple):
 
     def program(
         self,
-        batches: Batches,
+        batches: Callable[[int], Batches],
         *,
         measure: Callable[[Key, State, int], Mapping[str, Any]] | None = None,
         steps: int = 1000,
         chunk: int = 1,
     ) -> Program:
-        """Return what the training loop runs, at the default hyperparameters; the arguments are Program's fields."""
+        """Return what the training loop runs, at the default hyperparameters.
+
+        Args:
+            batches: makes a stream of as many batches a step as it is asked for; the rule says how many.
+            measure, steps, chunk: Program's fields.
+        """
 
         def observe(key: Key, state: State) -> Batch:
-            # A row of each class where the grid stays a picture, else as many as fill one.
-            few = 0 < self.classes <= 16
+            # A column of each class where the grid stays a picture, else as many as fill one.
+            few = 8 <= self.classes <= 16
             n = self.classes**2 if few else 64
             labels = jnp.arange(n) % self.classes if self.classes else None
             samples = self.sample(key, state, n, labels)
@@ -117,7 +122,7 @@ class GAN(NamedTuple):
         return Program(
             init=partial(self.init, self.hyper),
             step=partial(self.step, self.hyper),
-            batches=batches,
+            batches=batches(self.rule(self.hyper).batches),
             observe=observe,
             sample=self.sample,
             measure=measure,
@@ -171,7 +176,7 @@ def gan(
         point, metrics = rule(hyper).step(game(hyper), key, state.point, batch)
         decay = jnp.minimum(ema, (1.0 + state.steps) / (10.0 + state.steps))
         new = Average(point.params.generator, point.stats.generator)
-        average = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.average, new)
+        average: Any = optax.incremental_update(new, state.average, step_size=1.0 - decay)
         return GANState(point, average, state.steps + 1), metrics
 
     def sample(key: Key, state: GANState, n: int, label: Array | int | None = None) -> Array:
@@ -256,8 +261,8 @@ def adam(hyper: Hypers, *, beta2: float = 0.999) -> Pair[optax.GradientTransform
         ValueError: if a rate is negative or a beta is not in [0, 1).
     """
     for player, rate in zip(Pair._fields, hyper.rates, strict=True):
-        if isinstance(rate, Real) and not rate >= 0:
-            raise ValueError(f"the {player}'s rate {rate} is negative: 2e-4 is usual")
+        if isinstance(rate, Real) and not 0 <= rate < float("inf"):
+            raise ValueError(f"the {player}'s rate {rate} is not a finite rate of at least 0: 2e-4 is usual")
     for name, beta in (("beta1", hyper.beta1), ("beta2", beta2)):
         if isinstance(beta, Real) and not 0 <= beta < 1:
             raise ValueError(f"{name}={beta} is not in [0, 1): 0.5 is usual for beta1, 0.999 for beta2")

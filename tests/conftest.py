@@ -9,7 +9,7 @@ from jaxtyping import install_import_hook
 
 # Calls check annotated shapes, except where a module names `Pair` (beartype knows no generic NamedTuple) or where
 # tests hand in what is to be refused.
-CHECKED = ("latents", "metrics", "data.order")
+CHECKED = ("latents", "metrics")
 install_import_hook([f"gan_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,6 +1,7 @@
 """What the README shows is so."""
 
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,9 @@ def test_the_staircase_names_every_module_in_order():
     package = ROOT / "gan_jax"
     there = {path.stem for path in package.glob("*.py")} | {path.parent.name for path in package.glob("*/__init__.py")}
     assert set(named) == there - {"__init__"}
+    layers = runpy.run_path(str(ROOT / "tests" / "test_architecture.py"))["LAYERS"]
+    ranks = [layers.index(name) for name in named]
+    assert ranks == sorted(ranks)
 
 
 def test_links_and_pictures_resolve():

@@ -31,6 +31,9 @@ class Images(NamedTuple):
     classes: int
 
 
+FORMAT = 1  # of decoded sets in the cache: raise it with each change of what decoding yields
+
+
 def load(name: str = "digits", data_dir: str | Path | None = None, *, size: int | None = None) -> Images:
     """Return an image set, from the cache of decoded sets if it is there (see `cache`).
 
@@ -48,7 +51,7 @@ def load(name: str = "digits", data_dir: str | Path | None = None, *, size: int 
     if size is not None and size < 1:
         raise ValueError(f"size is {size}: pictures are at least 1 pixel wide")
     source = sources.find(name, data_dir)
-    key = (source.version, source.identity, size)
+    key = (FORMAT, source.version, source.identity, size)
     arrays = cache.remember(name, key, lambda: source.read(size))
     train, test = (Split(part, arrays[f"{part}_image"], arrays.get(f"{part}_label")) for part in ("train", "test"))
     return Images(name, source.version, train, test, source.classes)

@@ -1,10 +1,10 @@
 """The measured half of a metric card: what a generator of images is worth, and against what.
 
-A distance means nothing without its scale, so three stand together: the generator's, that of the
-same networks before training, and that of real images that no training saw.
+A distance means nothing without its scale, so three stand together: the generator's, that of an
+untrained one, and that of real images that the generator was not trained on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,6 @@ from jaxtyping import Float, Int
 
 from gan_jax.metrics import frechet
 from gan_jax.metrics.features import Extractor
-
-Sampler = Callable[[int], tuple[np.ndarray, Int[np.ndarray, " n"] | None]]
 
 
 def images(
@@ -30,7 +28,7 @@ def images(
         extractor: of the data's family.
         reference: real images, the training split, that all three distances are measured to.
         held_out: real images that were not trained on.
-        generated, untrained: samples of the trained generator and of the same one before its first step.
+        generated, untrained: samples of the trained generator, and of the same network with initial values.
         asked: the labels that the generated images were asked for, if any.
 
     Returns:

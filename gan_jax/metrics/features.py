@@ -56,9 +56,10 @@ def extractor(data: str) -> Extractor:
     Raises:
         ValueError: if no extractor of that family is shipped: scores of another family would mean nothing.
     """
-    if data not in FAMILIES:
+    family = FAMILIES.get(data.partition(":")[0])  # "mnist:3.0.1" is mnist
+    if family is None:
         raise ValueError(f"no feature extractor is shipped for {data!r}, only for {', '.join(sorted(FAMILIES))}")
-    return _shipped(FAMILIES[data])
+    return _shipped(family)
 
 
 @cache

@@ -32,9 +32,9 @@ def generator(
         lowering: how convolutions are computed; `lowerings.auto()` if None.
 
     Raises:
-        ValueError: if `size` cannot be halved down to 4...7.
+        ValueError: if `size` cannot be halved down to 4...7, or `width` is less than 1.
     """
-    levels = _levels(size)
+    levels = _levels(size, width)
     return network(
         lambda rngs: _Generator(latent, size, levels, channels, width, classes, lowering or auto(), rngs=rngs)
     )
@@ -59,16 +59,18 @@ def discriminator(
         lowering: how convolutions are computed; `lowerings.auto()` if None.
 
     Raises:
-        ValueError: if `size` cannot be halved down to 4...7.
+        ValueError: if `size` cannot be halved down to 4...7, or `width` is less than 1.
     """
-    levels = _levels(size)
+    levels = _levels(size, width)
     return network(
         lambda rngs: _Discriminator(size, levels, channels, width, classes, normalise, lowering or auto(), rngs=rngs)
     )
 
 
-def _levels(size: int) -> int:
+def _levels(size: int, width: int) -> int:
     """Return how often `size` is halved."""
+    if width < 1:
+        raise ValueError(f"width {width}: a layer has at least 1 channel")
     levels, rest = 0, size
     while rest > 7 and rest % 2 == 0:
         levels, rest = levels + 1, rest // 2

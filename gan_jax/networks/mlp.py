@@ -21,7 +21,11 @@ def generator(
 
     Leaky ReLU of slope .2 between layers. Images (three axes) end in tanh and lie in [-1, 1]; points are
     unbounded. With `classes`, a learned vector of the label is appended to the latent.
+
+    Raises:
+        ValueError: if a width is less than 1.
     """
+    _check(widths)
     return network(lambda rngs: _Generator(latent, tuple(shape), tuple(widths), classes, rngs=rngs))
 
 
@@ -34,11 +38,17 @@ def discriminator(
     on a learned vector of the label is added to the logit.
 
     Raises:
-        ValueError: if `dropout` is not in [0, 1).
+        ValueError: if `dropout` is not in [0, 1) or a width is less than 1.
     """
+    _check(widths)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout {dropout} is not a share in [0, 1): 0 keeps everything")
     return network(lambda rngs: _Discriminator(tuple(shape), tuple(widths), dropout, classes, rngs=rngs))
+
+
+def _check(widths: Sequence[int]) -> None:
+    if any(width < 1 for width in widths):
+        raise ValueError(f"widths {tuple(widths)}: a hidden layer has at least 1 unit")
 
 
 def _layers(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.List:

@@ -1,5 +1,6 @@
 """Alternating gradient steps: the discriminator moves, then the generator answers."""
 
+import chex
 import jax
 import optax
 
@@ -24,6 +25,8 @@ def alternating(optimisers: Pair[optax.GradientTransformation], *, d_steps: int 
     schedule = [("discriminator", index) for index in range(d_steps)] + [("generator", d_steps - 1)]
 
     def step(game: Game, key: Key, point: Point, batch: Batch) -> tuple[Point, Metrics]:
+        # An index past the end would be clamped in silence, and every move see the same batch.
+        chex.assert_tree_shape_prefix(batch, (d_steps,))
         merged = {}
         for move, (player, index) in enumerate(schedule):
             slope, new, metrics = gradients.gradient(

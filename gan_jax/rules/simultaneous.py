@@ -1,5 +1,6 @@
 """Simultaneous gradient steps: both players move from the same point."""
 
+import chex
 import jax
 import optax
 
@@ -22,6 +23,7 @@ def simultaneous(optimisers: Pair[optax.GradientTransformation], *, lazy: int = 
     gradients.check(lazy=lazy)
 
     def step(game: Game, key: Key, point: Point, batch: Batch) -> tuple[Point, Metrics]:
+        chex.assert_tree_shape_prefix(batch, (1,))
         batch = jax.tree.map(lambda leaf: leaf[0], batch)
         here, merged = point, {}
         for index, player in enumerate(Pair._fields):

@@ -115,6 +115,18 @@ def _check_seal(checkpoint: Path) -> None:
             raise _Damaged(f"{name} {'has changed since it was written' if name in found else 'is missing'}")
 
 
+@contextmanager
+def _writing(directory: Path) -> Generator[None]:
+    """Turn what Orbax raises when it cannot write, a ValueError on a full disk, into the OSError that it is."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise OSError(f"a checkpoint in {directory} could not be written: {reason}") from error
+
+
 class Checkpoints:
     """The checkpoints of a run, `directory/<step>/`; a context manager that waits for pending saves.
 
@@ -150,12 +162,18 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        self._manager.close()
+        with _writing(self._directory):
+            self._manager.close()
 
     @property
     def steps(self) -> tuple[int, ...]:
         """The steps that have a checkpoint, whole or damaged, in order."""
         return tuple(sorted(self._manager.all_steps()))
+
+    @property
+    def good(self) -> tuple[int, ...]:
+        """The steps whose checkpoint is not known to be damaged or left behind, in order."""
+        return tuple(step for step in self.steps if step not in self._stale)
 
     def save(self, step: int, state: State) -> bool:
         """Save in the background; whole or not at all. False, and nothing saved, if a float of the state is not finite.
@@ -172,18 +190,19 @@ class Checkpoints:
             return False
         if step in self.steps and step not in self._stale:
             return True
-        self._manager.wait_until_finished()
-        for stale in self._stale:
-            self._manager.delete(stale)
-        self._stale, self._saving = set(), step
-        self._manager.save(
-            step,
-            args=self._args.Composite(
-                state=self._args.StandardSave(_filled(leaves)),
-                meta=self._args.JsonSave({name: [_described(leaf), int(sums[name])] for name, leaf in leaves.items()}),
-            ),
-            force=True,
-        )
+        meta = {name: [_described(leaf), int(sums[name])] for name, leaf in leaves.items()}
+        with _writing(self._directory):
+            self._manager.wait_until_finished()
+            for stale in self._stale:
+                self._manager.delete(stale)
+            self._stale, self._saving = set(), step
+            self._manager.save(
+                step,
+                args=self._args.Composite(
+                    state=self._args.StandardSave(_filled(leaves)), meta=self._args.JsonSave(meta)
+                ),
+                force=True,
+            )
         return True
 
     def hook(self, every: int) -> Hook:

@@ -62,6 +62,15 @@ def abstract(program: Program, key: Key) -> State:
     return jax.eval_shape(lambda key: _strong(program.init(_keys(key).init)), key)
 
 
+def check(program: Program, key: Key) -> None:
+    """Trace a step without running it, so that what does not fit together is known before anything is written."""
+
+    def one(key: Key, arrays: Any) -> Any:
+        return program.step(key, _strong(program.init(key)), program.batches.draw(arrays, key, jnp.int32(0)))
+
+    jax.eval_shape(one, key, program.batches.arrays)
+
+
 def compile_chunk(program: Program, length: int) -> Chunk:
     """`length` steps as one jitted function: `(key, state, arrays, step) -> (state, step, metrics)`.
 

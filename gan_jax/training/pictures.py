@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from gan_jax.base import Batch
+from gan_jax.data.images import to_uint8
 
 MARGIN = 1  # pixels between images, and around them
 VISIBLE = 56  # images smaller than this are enlarged to about it
@@ -27,7 +28,7 @@ def grid(images: Float[np.ndarray, "N H W C"], columns: int | None = None) -> UI
     if columns < 1:
         raise ValueError(f"a grid of {columns} columns: use 1 or more")
     rows = math.ceil(count / columns)
-    levels = np.round((np.clip(np.nan_to_num(np.asarray(images, np.float32)), -1, 1) + 1) * 127.5)
+    levels = to_uint8(np.nan_to_num(np.asarray(images, np.float32)))
     cells = np.full((rows * columns, height + MARGIN, width + MARGIN, channels), 128, np.uint8)
     cells[:count, MARGIN:, MARGIN:] = levels
     cells = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import jax
+import numpy as np
 from jax import Array
 
 from gan_jax.base import Key, Program, State
@@ -36,6 +37,7 @@ class Record:
     seed: int
     data: str | None
     data_dir: str | None
+    data_sha256: str  # of what the program keeps of it on the device
     steps: int
     chunk: int
     log_every: int
@@ -157,6 +159,15 @@ def sha256(experiment: Experiment) -> str:
     return hashlib.sha256(experiment.path.read_bytes()).hexdigest()
 
 
+def data_sha256(program: Program) -> str:
+    """The digest of the arrays that a program's batches are drawn from."""
+    digest = hashlib.sha256()
+    for leaf in map(np.asarray, jax.tree.leaves(program.batches.arrays)):
+        digest.update(f"{leaf.shape} {leaf.dtype.str}\n".encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
+
+
 def recorded_path(experiment: Experiment) -> str | None:
     """What `Record.path` holds."""
     path = experiment.path.absolute()
@@ -182,6 +193,8 @@ def check_same(directory: Path, recorded: Record, given: Record) -> tuple[str, .
                 f"{directory} was begun with {name} {before[name]}, not {value}: "
                 "resume without changing it, or give another --run"
             )
+    if recorded.data_sha256 != given.data_sha256:
+        raise ValueError(f"the data of {directory} is not what it was: bring it back, or give another --run")
     notes = []
     if recorded.sha256 != given.sha256:
         notes.append(f"the file of {given.experiment} has changed since {directory} was begun")

@@ -169,3 +169,11 @@ def test_counts_that_are_not_whole_and_positive_are_refused(arguments):
     if name == "lazy":
         with pytest.raises(ValueError, match=f"{name}={value}"):
             simultaneous(sgd(0.1), **arguments)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_stream_of_another_number_of_batches_is_refused(name):
+    rule = RULES[name](sgd(0.1))
+    point = start(rule, 0.0, 0.0, Pair(jnp.float32(0), jnp.float32(0)))
+    with pytest.raises(AssertionError, match="prefix"):
+        rule.step(recording_game(), jax.random.key(0), point, {"x": jnp.ones(2)})

@@ -325,3 +325,15 @@ def test_the_checksum_sees_places(order):
 def test_the_checksum_is_one_number_for_every_device_and_compilation():
     values = jax.random.normal(KEY, (3, 5))
     chex.assert_trees_all_equal(checksum(values), EXAMINE(values), EXAMINE(np.asarray(values)))
+
+
+def test_what_cannot_be_written_is_an_oserror(tmp_path, monkeypatch):
+    """Orbax says a full disk as a ValueError, which the command line would take for wrong input."""
+    with Checkpoints(tmp_path) as checkpoints:
+
+        def full(*_, **__):
+            raise ValueError("OUT_OF_RANGE: Error writing: no space\nand more lines")
+
+        monkeypatch.setattr(checkpoints._manager, "save", full)
+        with pytest.raises(OSError, match="could not be written: OUT_OF_RANGE: Error writing: no space$"):
+            checkpoints.save(1, {"x": jnp.ones(2)})

@@ -21,6 +21,7 @@ RECORD = Record(
     seed=0,
     data=None,
     data_dir=None,
+    data_sha256="",
     steps=10,
     chunk=1,
     log_every=1,
