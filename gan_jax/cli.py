@@ -269,7 +269,15 @@ def _typed(name: str, experiment: Experiment, module: ModuleType, words: Sequenc
     what = lookup.summary(experiment).what
     typed = _parse(tyro.cli, words, f=parser, default=parser(options, config), prog=prog, description=what)
     typed.options.check()
-    return _Typed(typed.options, typed.config, directory, past)
+    return _Typed(_located(typed.options), typed.config, directory, past)
+
+
+def _located(options: RunOptions) -> RunOptions:
+    """The options with whole paths to data, so that the run finds it from any directory."""
+    kind, colon, path = (options.data or "").partition(":")
+    data = f"folder:{Path(path).absolute()}" if (kind, colon) == ("folder", ":") else options.data
+    data_dir = None if options.data_dir is None else str(Path(options.data_dir).absolute())
+    return dataclasses.replace(options, data=data, data_dir=data_dir)
 
 
 class _Run(NamedTuple):

@@ -52,6 +52,23 @@ def test_the_rule_gets_as_many_batches_as_it_consumes(tmp_path):
     assert (state.point.rule.count.generator, state.point.rule.count.discriminator) == (2, 6)
 
 
+def test_a_folder_of_ones_own_pictures_is_found_from_anywhere(tmp_path, monkeypatch):
+    from PIL import Image
+
+    (tmp_path / "mine").mkdir()
+    for i in range(20):
+        Image.fromarray(np.full((30, 40, 3), 10 * i, np.uint8)).save(tmp_path / "mine" / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "mnist_dcgan", "--data", "folder:mine", "--run", "run", "--chunk", "1", *SMALL]
+    assert cli.main([*words, "--steps", "1"]) == 0
+    monkeypatch.chdir("/")
+    assert gan_jax.load(tmp_path / "run").sample(2).shape == (2, 28, 28, 3)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*words, "--steps", "2", "--resume"]) == 0
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / "mine" / "more.png")
+    assert cli.main([*words, "--steps", "3", "--resume"]) == 2  # another set is another run
+
+
 @pytest.mark.parametrize(
     "words",
     [["--width", "0"], ["--generator-rate", "inf"], ["--smoothing", "-1"], ["--d-steps", "0"], ["--size", "30"]],
