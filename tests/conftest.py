@@ -1,4 +1,4 @@
-"""Settings for every test: strict ranks, reproducible properties, a compilation cache of the session."""
+"""Settings for every test: strict ranks, checked shapes, reproducible properties, a cache of the checkout's own."""
 
 import os
 from pathlib import Path

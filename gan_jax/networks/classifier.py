@@ -6,7 +6,7 @@ from flax import nnx
 from jax import Array
 
 from gan_jax.base import Network
-from gan_jax.networks.layers import BatchNorm, Down
+from gan_jax.networks.layers import BatchNorm, Strided
 from gan_jax.networks.lowerings import Lowering, auto
 from gan_jax.networks.network import network
 
@@ -50,7 +50,7 @@ class _Classifier(nnx.Module):
     ):
         he = jax.nn.initializers.he_normal()
         self.downs = nnx.List(
-            [Down(i, o, lowering, rngs=rngs, init=he) for i, o in ((channels, width), (width, 2 * width))]
+            [Strided(i, o, lowering.down, rngs=rngs, init=he) for i, o in ((channels, width), (width, 2 * width))]
         )
         self.norms = nnx.List([BatchNorm(o, rngs=rngs) for o in (width, 2 * width)])
         self.hidden = nnx.Linear((size // 4) ** 2 * 2 * width, features, kernel_init=he, rngs=rngs)

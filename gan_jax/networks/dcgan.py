@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 
 from gan_jax.base import Network
-from gan_jax.networks.layers import BatchNorm, Down, Projection, Up, normal_init
+from gan_jax.networks.layers import BatchNorm, Projection, Strided, normal_init
 from gan_jax.networks.lowerings import Lowering, auto
 from gan_jax.networks.network import network
 
@@ -97,7 +97,7 @@ class _Generator(nnx.Module):
         self.stem = nnx.Linear(latent, self.side**2 * widths[0], kernel_init=normal_init, rngs=rngs)
         self.norms = nnx.List([BatchNorm(features, classes, rngs=rngs) for features in widths])
         self.ups = nnx.List(
-            [Up(i, o, lowering, rngs=rngs) for i, o in zip(widths, [*widths[1:], channels], strict=True)]
+            [Strided(i, o, lowering.up, rngs=rngs) for i, o in zip(widths, [*widths[1:], channels], strict=True)]
         )
 
     def __call__(self, z: Array, *, label: Array | None, train: bool, key: Array | None) -> Array:
@@ -122,7 +122,7 @@ class _Discriminator(nnx.Module):
     ):
         widths = [width * 2**level for level in range(levels)]
         self.downs = nnx.List(
-            [Down(i, o, lowering, rngs=rngs) for i, o in zip([channels, *widths[:-1]], widths, strict=True)]
+            [Strided(i, o, lowering.down, rngs=rngs) for i, o in zip([channels, *widths[:-1]], widths, strict=True)]
         )
         self.norms = nnx.List([BatchNorm(features, rngs=rngs) for features in widths[1:]] if normalise else [])
         side = size // 2**levels

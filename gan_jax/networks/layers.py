@@ -6,39 +6,25 @@ from flax import nnx
 from jax import Array
 from jax.nn.initializers import Initializer
 
-from gan_jax.networks.lowerings import Lowering
+from gan_jax.networks.lowerings import Map
 
 # DCGAN's initial values (Radford et al. 2015, arXiv 1511.06434, section 4).
 normal_init = jax.nn.initializers.normal(0.02)
 
 
-class Down(nnx.Module):
-    """A convolution of 4x4 and stride 2: [B, H, W, C] to [B, H/2, W/2, D]."""
+class Strided(nnx.Module):
+    """A convolution of 4x4 and stride 2 with a bias: [B, H, W, C] to [B, H/2, W/2, D] or [B, 2H, 2W, D].
 
-    def __init__(
-        self, inputs: int, outputs: int, lowering: Lowering, *, rngs: nnx.Rngs, init: Initializer = normal_init
-    ):
+    Which of the two, and how it is computed, is said by `map`: a lowering's `down` or `up`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, map: Map, *, rngs: nnx.Rngs, init: Initializer = normal_init):
         self.kernel = nnx.Param(init(rngs.params(), (4, 4, inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
-        self.map = lowering.down
+        self.map = map
 
     def __call__(self, x: Array) -> Array:
-        """Return the halved images."""
-        return self.map(x, self.kernel[...]) + self.bias[None, None, None]
-
-
-class Up(nnx.Module):
-    """A transposed convolution of 4x4 and stride 2: [B, H, W, C] to [B, 2H, 2W, D]."""
-
-    def __init__(
-        self, inputs: int, outputs: int, lowering: Lowering, *, rngs: nnx.Rngs, init: Initializer = normal_init
-    ):
-        self.kernel = nnx.Param(init(rngs.params(), (4, 4, inputs, outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs))
-        self.map = lowering.up
-
-    def __call__(self, x: Array) -> Array:
-        """Return the doubled images."""
+        """Return the resampled images."""
         return self.map(x, self.kernel[...]) + self.bias[None, None, None]
 
 
