@@ -417,28 +417,27 @@ def _sample(command: Sample) -> int:
             raise ValueError(f"--out {command.out}: give a .png or a .npz")
         trained = _load(command.run, command.data_dir)
 
-        import jax
+        import jax.numpy as jnp
         import numpy as np
 
-        from gan_jax.training import pictures, runs
+        from gan_jax.training import pictures
 
-        draw, key = jax.jit(trained.sampler(command.n, command.label)), runs.sampling_key(command.seed)
-        shape = jax.eval_shape(draw, key, trained.state).shape
+        _keep_compiled()
+        # Nothing is written before there are samples, and the model may not have the label.
+        samples = trained.sample(command.n, seed=command.seed, label=command.label)
         name = f"samples-{trained.step:08d}-seed{command.seed}" + (
             "" if command.label is None else f"-label{command.label}"
         )
         out = command.out or command.run / "samples" / f"{name}.png"
         kinds = {(4, 1): "image", (4, 3): "image", (2, 2): "x"}  # what a picture can be of
-        if out.suffix == ".png" and (len(shape), shape[-1]) not in kinds:
-            raise ValueError(f"samples of shape {list(shape)} are no picture: give --out FILE.npz")
-    _keep_compiled()
+        if out.suffix == ".png" and (samples.ndim, samples.shape[-1]) not in kinds:
+            raise ValueError(f"samples of shape {list(samples.shape)} are no picture: give --out FILE.npz")
     _note(trained.notes)
-    samples = draw(key, trained.state)
     if out.suffix == ".png":
-        pictures.save({kinds[len(shape), shape[-1]]: samples}, out)
+        pictures.save({kinds[samples.ndim, samples.shape[-1]]: jnp.asarray(samples)}, out)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(out, samples=np.asarray(samples))
+        np.savez(out, samples=samples)
     print(f"{command.n} samples of step {trained.step}, by averaged weights where the model keeps them: {out}")
     return 0
 

@@ -16,6 +16,7 @@ from gan_jax.metrics import card, features
 from gan_jax.metrics.modes import modes
 
 Measure = Callable[[Key, State, int], Mapping[str, Any]]
+Sampler = Callable[[Key, State, int, Any], Array]  # (key, state, n, label) -> [n, ...]
 
 _BATCH = 500  # samples made at once: a batch of feature maps stays below a gigabyte
 
@@ -42,8 +43,8 @@ def images(model: GAN, source: Images) -> Measure:
             extractor,
             reference,
             held_out,
-            draw(model, draw_key, state, n, asked),
-            draw(model, draw_key, untrained, n, asked),
+            draw(model.sample, draw_key, state, n, asked),
+            draw(model.sample, draw_key, untrained, n, asked),
             asked,
         )
         about = {
@@ -63,7 +64,7 @@ def points(model: GAN, mixture: Mixture) -> Measure:
     """Return `(key, state, n) -> card` for a GAN of points, held against the mixture's centres."""
 
     def measure(key: Key, state: State, n: int) -> Mapping[str, Any]:
-        found = modes(draw(model, key, state, n), np.asarray(mixture.centres), float(mixture.std))
+        found = modes(draw(model.sample, key, state, n), np.asarray(mixture.centres), float(mixture.std))
         return {
             "reference": {"data": mixture.name, "modes": found.total, "std": float(mixture.std)},
             "modes": {"covered": found.covered, "high_quality": found.high_quality},
@@ -72,16 +73,22 @@ def points(model: GAN, mixture: Mixture) -> Measure:
     return measure
 
 
-def draw(model: GAN, key: Key, state: State, n: int, label: np.ndarray | None = None) -> np.ndarray:
-    """Return n samples [n, ...] on the host, made a batch at a time; `label` is [n] for a conditional GAN."""
+def draw(sample: Sampler, key: Key, state: State, n: int, label: np.ndarray | int | None = None) -> np.ndarray:
+    """Return n samples [n, ...] on the host, made a batch at a time, so that any n fits in memory.
+
+    Args:
+        sample: a program's. label: [n], or one class for all; None for an unconditional model.
+    """
+    size = min(n, _BATCH)
+    one = None if isinstance(label, np.ndarray) else label  # no array: the program can refuse what it does not have
 
     @jax.jit
-    def batch(key: Key, state: State, label: Array | None) -> Array:
-        return model.sample(key, state, _BATCH, label)
+    def batch(key: Key, state: State, labels: Array | None) -> Array:
+        return sample(key, state, size, one if labels is None else labels)
 
     made = []
-    for start in range(0, n, _BATCH):
+    for start in range(0, n, size):
         # The last batch is made whole and cut, so that the program is compiled once.
-        labels = None if label is None else np.resize(label[start : start + _BATCH], _BATCH)
+        labels = np.resize(label[start : start + size], size) if isinstance(label, np.ndarray) else None
         made.append(np.asarray(batch(jax.random.fold_in(key, start), state, labels)))
     return np.concatenate(made)[:n]

@@ -33,12 +33,12 @@ def test_the_untrained_weights_are_not_made_of_the_latents_numbers(monkeypatch):
     program, _, state = tiny("digits")
     kept = evaluation.draw
 
-    def spy(model, key, state, n, label=None):
+    def spy(sample, key, state, n, label=None):
         seen.append((key, state))
-        return kept(model, key, state, n, label)
+        return kept(sample, key, state, n, label)
 
     monkeypatch.setattr(evaluation, "draw", spy)
-    program.measure(jax.random.key(1), state, 2)
+    program.measure(jax.random.key(1), state, 500)
     (key, _), (_, untrained) = seen
     # The first batch's latents come from fold_in(key, 0), the generator's weights from the first half of init's key.
     latent_key, _ = jax.random.split(jax.random.fold_in(key, 0))
@@ -52,7 +52,7 @@ def test_a_conditional_gan_is_asked_for_each_class_equally_often(monkeypatch):
     program, _, state = tiny("digits", conditional=True)
     asked = []
     monkeypatch.setattr(
-        evaluation, "draw", lambda model, key, state, n, label: asked.append(label) or np.zeros((n, 28, 28, 1))
+        evaluation, "draw", lambda sample, key, state, n, label: asked.append(label) or np.zeros((n, 28, 28, 1))
     )
     card = program.measure(jax.random.key(0), state, 50)
     assert all(np.array_equal(np.bincount(label), np.full(10, 5)) for label in asked)
@@ -62,15 +62,10 @@ def test_a_conditional_gan_is_asked_for_each_class_equally_often(monkeypatch):
 def test_samples_are_drawn_in_batches_of_their_own_keys():
     program, _, state = tiny("digits")
 
-    class Model:
-        @staticmethod
-        def sample(key, state, n, label):
-            return program.sample(key, state, n, label)
-
     key = jax.random.key(3)
-    many = evaluation.draw(Model, key, state, 700)
+    many = evaluation.draw(program.sample, key, state, 700)
     assert many.shape == (700, 28, 28, 1)
-    np.testing.assert_array_equal(evaluation.draw(Model, key, state, 510), many[:510])
+    np.testing.assert_array_equal(evaluation.draw(program.sample, key, state, 510), many[:510])
     assert not np.array_equal(many[:200], many[500:])
 
 

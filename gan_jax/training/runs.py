@@ -12,14 +12,14 @@ import hashlib
 import json
 import os
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
-from jax import Array
 
+from gan_jax import evaluation
 from gan_jax.base import Key, Program, State
 from gan_jax.training import lookup, loop
 from gan_jax.training.checkpoints import Checkpoints
@@ -223,23 +223,18 @@ class Trained(NamedTuple):
     record: Record
     notes: tuple[str, ...]
 
-    def sample(self, n: int, *, seed: int = 0, label: int | None = None) -> Array:
+    def sample(self, n: int, *, seed: int = 0, label: int | None = None) -> np.ndarray:
         """Draw n samples [n, ...], the same for the same seed; from averaged weights where the model keeps them.
 
         label: the class of all of them, for a conditional model.
         ValueError: the program has nothing to sample, or no such label.
         """
-        return jax.jit(self.sampler(n, label))(sampling_key(seed), self.state)
-
-    def sampler(self, n: int, label: int | None = None) -> Callable[[Key, State], Array]:
-        """`sample` as a function of (key, state)."""
-        draw = self.program.sample
-        if draw is None:
+        sample = self.program.sample
+        if sample is None:
             raise ValueError(f"{self.record.experiment} has nothing to sample")
         if n < 1:
             raise ValueError(f"{n} samples: draw 1 or more")
-        number: Any = label  # for all samples, and no array: under jit too the program can refuse what it does not have
-        return lambda key, state: draw(key, state, n, number)
+        return evaluation.draw(sample, sampling_key(seed), self.state, n, label)
 
 
 def rebuild(record: Record, data_dir: str | None = None) -> tuple[Program, Experiment]:
