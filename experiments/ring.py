@@ -1,7 +1,8 @@
 """Two small perceptrons on a ring of eight Gaussians, or on a grid of 25: modes that can be counted.
 
 Command: gan-jax train ring
-Result: 8 of 8 modes, .804 of 10,000 samples of high quality (gan-jax evaluate RUN)
+Result: 8 of 8 modes, .804 of 10,000 samples of high quality (gan-jax evaluate RUN). One run, of seed 0, on which rate,
+    penalty and steps were chosen
 Cost: 24 s on two AMD EPYC cores
 
 The networks learn points in the plane; the metric card counts the modes that samples within three deviations cover.
