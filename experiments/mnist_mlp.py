@@ -2,7 +2,8 @@
 
 Command: gan-jax train mnist_mlp --data-dir DIR
 Result: of 10,000 samples all ten classes; Fréchet distance 21 from 4,233 untrained, real digits 1.0: .995 of the gap
-    closed; median confidence .999. Conditional: distance 4.5, .978 show the label asked for (gan-jax evaluate RUN). One run, of seed 0
+    closed; median confidence .999. Conditional: distance 4.5, .978 show the label asked for (gan-jax evaluate RUN).
+    One run, of seed 0
 Cost: 3 minutes on two AMD EPYC cores
 
 The standard formulation (Goodfellow et al. 2014, arXiv 1406.2661) with the non-saturating generator: widths
