@@ -9,6 +9,7 @@ Letters for shapes, here and everywhere: `B` batch, `H W C` images (channels las
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jax import Array
@@ -158,6 +159,25 @@ class Program(NamedTuple):
     measure: Callable[[Key, State, int], Mapping[str, Any]] | None = None
     steps: int = 1000
     chunk: int = 1
+
+
+class Report(NamedTuple):
+    """What a study comes to: a text in Markdown, and figures (matplotlib's) by name."""
+
+    text: str
+    figures: Mapping[str, Any] = {}  # noqa: RUF012  # read only
+
+
+class Study(NamedTuple):
+    """Named cells that are computed one by one and kept, and what is made of them.
+
+    cells: each `directory -> result`, plain JSON values. The directory is the cell's own, for what it must
+        keep to go on after an interruption.
+    report: `results -> Report`, of the finished cells by name, however few.
+    """
+
+    cells: Mapping[str, Callable[[Path], Mapping[str, Any]]]
+    report: Callable[[Mapping[str, Mapping[str, Any]]], Report]
 
 
 class Continue(NamedTuple):
