@@ -67,7 +67,11 @@ def points(model: GAN, mixture: Mixture) -> Measure:
         found = modes(draw(model.sample, key, state, n), np.asarray(mixture.centres), float(mixture.std))
         return {
             "reference": {"data": mixture.name, "modes": found.total, "std": float(mixture.std)},
-            "modes": {"covered": found.covered, "high_quality": found.high_quality},
+            "modes": {
+                "covered": found.covered,
+                "high_quality": found.high_quality,
+                "reverse_kl": found.reverse_kl,
+            },
         }
 
     return measure

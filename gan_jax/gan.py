@@ -139,6 +139,8 @@ def gan(
     objective: Callable[[Hyper], Objective],
     rule: Callable[[Hyper], UpdateRule],
     penalty: Callable[[Hyper], Regularizer] | None = None,
+    augment: Callable[[Key, Array], Array] | None = None,
+    pack: int = 1,
     classes: int = 0,
     ema: float = 0.999,
 ) -> GAN:
@@ -149,19 +151,33 @@ def gan(
         latent: `(key, n) -> [n, D]`.
         hyper: the defaults of all numbers that may be learned.
         objective, rule, penalty: functions of the hyperparameters. The penalty is the discriminator's.
+        augment, pack: as `adversarial` takes them.
         classes: how many labels both networks take; 0 for an unconditional GAN.
         ema: the decay of the generator's average, in [0, 1). In early steps t it is (1 + t) / (10 + t), if
             that is smaller, so that the average forgets the initial values.
 
     Raises:
-        ValueError: if `ema` is out of its range, or as the factories say, for the defaults in `hyper`.
+        ValueError: if `ema` or `pack` is out of its range, if a conditional GAN is to pack, or as the factories say,
+            for the defaults in `hyper`.
     """
+    if isinstance(pack, bool) or not isinstance(pack, int) or pack < 1:
+        raise ValueError(f"pack={pack!r} is not a whole number of at least 1: 2 is usual, 1 is none")
+    if pack > 1 and classes:
+        raise ValueError(f"pack={pack} with classes={classes}: a pack has many labels, pack an unconditional GAN")
     if not 0 <= ema < 1:
         raise ValueError(f"ema={ema} is not a decay in [0, 1): 0.999 averages about a thousand steps")
     rule(hyper), objective(hyper), penalty and penalty(hyper)  # so that their defaults are checked here
 
     def game(hyper: Hyper) -> Game:
-        return adversarial(networks, latent, objective(hyper), penalty(hyper) if penalty else None, classes > 0)
+        return adversarial(
+            networks,
+            latent,
+            objective(hyper),
+            penalty(hyper) if penalty else None,
+            conditional=classes > 0,
+            augment=augment,
+            pack=pack,
+        )
 
     def init(hyper: Hyper, key: Key) -> GANState:
         keys = Pair(*jax.random.split(key))
@@ -198,9 +214,22 @@ def adversarial(
     latent: Callable[[Key, int], Array],
     objective: Objective,
     penalty: Regularizer | None = None,
+    *,
     conditional: bool = False,
+    augment: Callable[[Key, Array], Array] | None = None,
+    pack: int = 1,
 ) -> Game:
     """Return the game of a generator and a discriminator on batches of data.
+
+    Args:
+        networks, latent, objective, penalty: as `gan` takes them, without `hyper`.
+        conditional: both networks are given the labels of the batch.
+        augment: what both real and fake undergo before the critic sees them, `(key, x) -> x`, and the penalty too.
+        pack: how many examples the critic judges at once: it is given [B / pack, pack, ...] (Lin et al. 2018,
+            arXiv 1712.04086, section 3).
+
+    Raises (when played):
+        ValueError: if a batch is no whole number of packs.
 
     Fakes get the labels of the batch: both sides then show each class equally often. The penalty is called with
     its loss's key and derives the same latents and masks from it, so XLA computes them once.
@@ -216,6 +245,15 @@ def adversarial(
         fake, generator_stats = networks.generator.apply(
             params.generator, stats.generator, z, label=label, train=True, key=generator_key
         )
+
+        if augment is not None:
+            # Not from the split above: without augmentation the numbers of a run stay what they were.
+            keys = jax.random.split(jax.random.fold_in(key, 5))
+            real, fake = (augment(mine, x) for mine, x in zip(keys, (real, fake), strict=True))
+        if pack > 1:
+            if real.shape[0] % pack:
+                raise ValueError(f"a batch of {real.shape[0]} is no whole number of packs of {pack}")
+            real, fake = (x.reshape(-1, pack, *x.shape[1:]) for x in (real, fake))
 
         def critic(x: Array, stats: Stats, key: Key) -> tuple[Array, Stats]:
             return networks.discriminator.apply(params.discriminator, stats, x, label=label, train=True, key=key)

@@ -19,17 +19,18 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import gan_jax
 from gan_jax import cli
+from gan_jax.cli import process
 from gan_jax.training import lookup, records, runs
 from tests.training.toy import same
 
-KEEP_COMPILED = cli._keep_compiled
+KEEP_COMPILED = process.keep_compiled
 TOY = str(Path(__file__).parent / "experiment_file.py")
 
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch):
     """Leave this process's compilation cache as it is."""
-    monkeypatch.setattr(cli, "_keep_compiled", lambda: None)
+    monkeypatch.setattr(process, "keep_compiled", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def trained(tmp_path_factory) -> Path:
     """A run of 40 steps."""
     directory = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_keep_compiled", lambda: None)
+        patch.setattr(process, "keep_compiled", lambda: None)
         assert cli.main(["train", TOY, "--run", str(directory), "--conditional", "--checkpoint-every", "10"]) == 0
     return directory
 
@@ -351,7 +352,7 @@ def places(trained, tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("places")
     for name, words in {"plain": ["--no-judged"], "shaped": ["--shape", "3"]}.items():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cli, "_keep_compiled", lambda: None)
+            patch.setattr(process, "keep_compiled", lambda: None)
             assert cli.main(["train", TOY, "--run", str(folder / name), "--steps", "1", *words]) == 0
     shutil.copytree(trained, folder / "empty", ignore=shutil.ignore_patterns("checkpoints"))
     (folder / "other").mkdir()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gan_jax.cli import RunOptions
+from gan_jax.cli.words import RunOptions
 from gan_jax.training import lookup, loop
 
 NAMES = [experiment.name for experiment in lookup.catalogue()]

@@ -1,5 +1,7 @@
 """Layers that Flax does not have: resampling convolutions with a chosen lowering, conditional normalisation."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -26,6 +28,12 @@ class Strided(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """Return the resampled images."""
         return self.map(x, self.kernel[...]) + self.bias[None, None, None]
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Raise a ValueError if a width is less than 1."""
+    if any(width < 1 for width in widths):
+        raise ValueError(f"widths {tuple(widths)}: a hidden layer has at least 1 unit")
 
 
 def required(name: str, value: Array | None) -> Array:

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 
 from gan_jax.base import Network
-from gan_jax.networks.layers import Projection, required
+from gan_jax.networks.layers import Projection, check_widths, required
 from gan_jax.networks.network import network
 
 
@@ -25,7 +25,7 @@ def generator(
     Raises:
         ValueError: if a width is less than 1.
     """
-    _check(widths)
+    check_widths(widths)
     return network(lambda rngs: _Generator(latent, tuple(shape), tuple(widths), classes, rngs=rngs))
 
 
@@ -40,15 +40,10 @@ def discriminator(
     Raises:
         ValueError: if `dropout` is not in [0, 1) or a width is less than 1.
     """
-    _check(widths)
+    check_widths(widths)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout {dropout} is not a share in [0, 1): 0 keeps everything")
     return network(lambda rngs: _Discriminator(tuple(shape), tuple(widths), dropout, classes, rngs=rngs))
-
-
-def _check(widths: Sequence[int]) -> None:
-    if any(width < 1 for width in widths):
-        raise ValueError(f"widths {tuple(widths)}: a hidden layer has at least 1 unit")
 
 
 def _layers(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.List:

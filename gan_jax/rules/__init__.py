@@ -1,7 +1,7 @@
 """Update rules: maps of a point of a game to the next, one family a file.
 
 `RULES` take a pair of optimisers, any of optax's. `PLAIN_RULES` are defined for plain gradient steps alone and
-take a pair of rates.
+take a pair of rates. `lookahead` makes a rule of a rule.
 """
 
 from collections.abc import Callable
@@ -10,19 +10,27 @@ from typing import Any
 import optax
 
 from gan_jax.base import Pair, UpdateRule
+from gan_jax.rules import gradients
 from gan_jax.rules.alternating import alternating
+from gan_jax.rules.extragradient import extragradient
+from gan_jax.rules.lookahead import lookahead, lookahead_minmax
+from gan_jax.rules.momentum import negative_momentum
+from gan_jax.rules.optimistic import optimistic
 from gan_jax.rules.simultaneous import simultaneous
 
-RULES: dict[str, Callable[..., UpdateRule]] = {f.__name__: f for f in (simultaneous, alternating)}
-PLAIN_RULES: dict[str, Callable[..., UpdateRule]] = {f.__name__: f for f in ()}
+RULES: dict[str, Callable[..., UpdateRule]] = {
+    f.__name__: f for f in (simultaneous, alternating, extragradient, optimistic, lookahead_minmax)
+}
+PLAIN_RULES: dict[str, Callable[..., UpdateRule]] = {f.__name__: f for f in (negative_momentum,)}
 
 
 def plain(name: str, rates: Pair[Any], **options: Any) -> UpdateRule:
     """Return a rule of either catalogue under plain gradient steps of the given rates: what closed forms speak of.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or rates that are not finite numbers of at least 0.
     """
+    gradients.check_rates(rates)
     if name in RULES:
         return RULES[name](Pair(*map(optax.sgd, rates)), **options)
     if name in PLAIN_RULES:
@@ -30,4 +38,15 @@ def plain(name: str, rates: Pair[Any], **options: Any) -> UpdateRule:
     raise ValueError(f"unknown rule {name!r}: there is {', '.join((*RULES, *PLAIN_RULES))}")
 
 
-__all__ = ["PLAIN_RULES", "RULES", "alternating", "plain", "simultaneous"]
+__all__ = [
+    "PLAIN_RULES",
+    "RULES",
+    "alternating",
+    "extragradient",
+    "lookahead",
+    "lookahead_minmax",
+    "negative_momentum",
+    "optimistic",
+    "plain",
+    "simultaneous",
+]

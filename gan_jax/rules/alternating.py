@@ -19,8 +19,9 @@ def alternating(optimisers: Pair[optax.GradientTransformation], *, d_steps: int 
         lazy: penalties are added on every `lazy`-th move of their player, times `lazy`.
 
     Raises:
-        ValueError: if `d_steps` or `lazy` is not a whole number of at least 1.
+        ValueError: if `optimisers` is no pair of them, or `d_steps` or `lazy` is not a whole number of at least 1.
     """
+    gradients.check_optimisers(optimisers)
     gradients.check(lazy=lazy, d_steps=d_steps)
     schedule = [("discriminator", index) for index in range(d_steps)] + [("generator", d_steps - 1)]
 

@@ -1,10 +1,12 @@
-"""What all rules share: one player's gradient, its penalty included, and the move along it."""
+"""What all rules share: gradients and their penalties, moves along them, and checks of what a rule is given."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 
@@ -12,7 +14,7 @@ from gan_jax.base import Batch, Game, Key, Metrics, Pair, Params, Point, Stats
 
 
 class Moves(NamedTuple):
-    """What a rule of first-order moves carries.
+    """What a rule of first-order moves carries; a rule that carries more has these two fields among its own.
 
     optimisers: the state of each player's optimiser.
     count: how many moves each player has made, int32 scalars.
@@ -76,6 +78,23 @@ def gradient(
     return jax.tree.map(jnp.add, slope, extra), new, {**metrics, **more}
 
 
+def field(game: Game, key: Key, point: Point, batch: Batch, lazy: int) -> tuple[Pair[Params], Pair[Stats], Metrics]:
+    """Return both players' gradients at one point, each player's own new stats, and the metrics of both.
+
+    Each player has a key of its own: the generator does not answer to the very fakes that the discriminator saw.
+    """
+    slopes, stats, merged = [], [], {}
+    for index, player in enumerate(Pair._fields):
+        count = getattr(point.rule.count, player)
+        slope, new, metrics = gradient(
+            game, player, jax.random.fold_in(key, index), point.params, point.stats, batch, count, lazy
+        )
+        slopes.append(slope)
+        stats.append(new)
+        merged |= metrics
+    return Pair(*slopes), Pair(*stats), merged
+
+
 def move(optimisers: Pair[optax.GradientTransformation], player: str, point: Point, slope: Params, new: Stats) -> Point:
     """Return the point after one player's move along its gradient, with its new stats."""
     moves: Moves = point.rule
@@ -84,15 +103,73 @@ def move(optimisers: Pair[optax.GradientTransformation], player: str, point: Poi
     return Point(
         params=point.params._replace(**{player: optax.apply_updates(mine, updates)}),
         stats=point.stats._replace(**{player: new}),
-        rule=Moves(
-            moves.optimisers._replace(**{player: state}),
-            moves.count._replace(**{player: getattr(moves.count, player) + 1}),
+        rule=moves._replace(
+            optimisers=moves.optimisers._replace(**{player: state}),
+            count=moves.count._replace(**{player: getattr(moves.count, player) + 1}),
         ),
     )
 
 
-def check(*, lazy: int, d_steps: int = 1) -> None:
-    """Raise a ValueError unless both are whole numbers of at least 1."""
-    for name, value in (("lazy", lazy), ("d_steps", d_steps)):
+def move_both(
+    optimisers: Pair[optax.GradientTransformation], point: Point, slopes: Pair[Params], stats: Pair[Stats]
+) -> Point:
+    """Return the point after the moves of both players along gradients that are known, with their new stats."""
+    for player, slope, new in zip(Pair._fields, slopes, stats, strict=True):
+        point = move(optimisers, player, point, slope, new)
+    return point
+
+
+def check(**counts: int) -> None:
+    """Raise a ValueError unless all are whole numbers of at least 1."""
+    for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r} is not a whole number of at least 1")
+
+
+def check_optimisers(optimisers: Pair[optax.GradientTransformation]) -> None:
+    """Raise a ValueError unless it is a pair of optimisers: objects with `init` and `update`."""
+    what = "a rule that takes optimisers takes a Pair of them"
+    would_do = "Pair(optax.adam(1e-4), optax.adam(1e-4)) would do"
+    if not isinstance(optimisers, Pair):
+        raise ValueError(f"{what}, not {_short(optimisers)}: {would_do}")
+    for player, mine in zip(Pair._fields, optimisers, strict=True):
+        if not _is_optimiser(mine):
+            raise ValueError(f"{what}, and the {player}'s is {_short(mine)}: {would_do}")
+
+
+def check_rates(rates: Pair[float | Array]) -> None:
+    """Raise a ValueError unless it is a pair of learning rates: finite numbers of at least 0.
+
+    Arrays pass when they are scalars: their values may be traced, and are looked at by nobody.
+    """
+    what = "a rule of plain gradient steps takes a Pair of rates"
+    would_do = "Pair(0.1, 0.1) would do"
+    if not isinstance(rates, Pair):
+        raise ValueError(f"{what}, not {_short(rates)}: {would_do}")
+    for player, rate in zip(Pair._fields, rates, strict=True):
+        if not is_number(rate):
+            raise ValueError(f"{what}, and the {player}'s is {_short(rate)}: {would_do}")
+        if isinstance(rate, Real) and not 0 <= rate < float("inf"):
+            raise ValueError(f"the {player}'s rate {rate} is not a finite rate of at least 0: {would_do}")
+
+
+def is_number(value: Any) -> bool:
+    """Return whether it is a Python number, or an array without axes, traced or not."""
+    if isinstance(value, Array | np.ndarray):
+        return value.ndim == 0
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_optimiser(value: Any) -> bool:
+    return callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
+
+
+def _short(value: Any) -> str:
+    # The representation of an optimiser is a line of addresses; of an array it may be a page.
+    if _is_optimiser(value):
+        return "an optimiser"
+    if isinstance(value, Array | np.ndarray):
+        return f"an array of shape {value.shape}"
+    if isinstance(value, Real | str | None):
+        return repr(value)
+    return f"a {type(value).__name__}"

@@ -18,21 +18,15 @@ def simultaneous(optimisers: Pair[optax.GradientTransformation], *, lazy: int = 
         lazy: penalties are added every `lazy`-th step, times `lazy`.
 
     Raises:
-        ValueError: if `lazy` is not a whole number of at least 1.
+        ValueError: if `optimisers` is no pair of them, or `lazy` is not a whole number of at least 1.
     """
+    gradients.check_optimisers(optimisers)
     gradients.check(lazy=lazy)
 
     def step(game: Game, key: Key, point: Point, batch: Batch) -> tuple[Point, Metrics]:
         chex.assert_tree_shape_prefix(batch, (1,))
         batch = jax.tree.map(lambda leaf: leaf[0], batch)
-        here, merged = point, {}
-        for index, player in enumerate(Pair._fields):
-            count = getattr(here.rule.count, player)
-            slope, new, metrics = gradients.gradient(
-                game, player, jax.random.fold_in(key, index), here.params, here.stats, batch, count, lazy
-            )
-            point = gradients.move(optimisers, player, point, slope, new)
-            merged |= metrics
-        return point, merged
+        slopes, stats, metrics = gradients.field(game, key, point, batch, lazy)
+        return gradients.move_both(optimisers, point, slopes, stats), metrics
 
     return UpdateRule(1, lambda params: gradients.init(optimisers, params), step)

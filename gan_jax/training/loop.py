@@ -54,12 +54,19 @@ def _strong(tree: Any) -> Any:
 
 def init(program: Program, key: Key) -> State:
     """The state before the first step, from the root key; compiled, for eager initialisation takes seconds."""
-    return jax.jit(lambda key: _strong(program.init(_keys(key).init)))(key)
+    return jax.jit(_init(program, key))(key)
 
 
 def abstract(program: Program, key: Key) -> State:
     """The shapes and types of `init(program, key)` without its numbers: what a checkpoint is restored against."""
-    return jax.eval_shape(lambda key: _strong(program.init(_keys(key).init)), key)
+    return jax.eval_shape(_init(program, key), key)
+
+
+def _init(program: Program, key: Key) -> Callable[[Key], State]:
+    def one(key: Key) -> State:
+        return _strong(program.init(_keys(key).init))
+
+    return jax.vmap(one) if key.ndim else one
 
 
 def check(program: Program, key: Key) -> None:
@@ -78,7 +85,7 @@ def compile_chunk(program: Program, length: int) -> Chunk:
     on the device. The state is donated: the one handed in is gone. Metrics are the means over the chunk.
     """
 
-    def advance(key: Key, state: State, arrays: Any, step: Array) -> tuple[State, Array, Metrics]:
+    def alone(key: Key, state: State, arrays: Any, step: Array) -> tuple[State, Array, Metrics]:
         keys = _keys(key)
 
         def one(state: State, i: Array) -> tuple[State, Metrics]:
@@ -92,6 +99,10 @@ def compile_chunk(program: Program, length: int) -> Chunk:
         else:
             state, metrics = jax.lax.scan(one, state, step + jnp.arange(length, dtype=jnp.int32))
         return state, step + length, jax.tree.map(lambda metric: jnp.mean(metric, axis=0), metrics)
+
+    def advance(key: Key, state: State, arrays: Any, step: Array) -> tuple[State, Array, Metrics]:
+        members = jax.vmap(alone, in_axes=(0, 0, None, None), out_axes=(0, None, 0)) if key.ndim else alone
+        return members(key, state, arrays, step)
 
     return jax.jit(advance, donate_argnames="state")
 
@@ -128,6 +139,8 @@ def train(
 ) -> Result:
     """Train until `steps` steps are done in all, or until a hook says Stop.
 
+    key: the root of all randomness, or a batch of them [N]: N members in one program, each doing what it
+      would do alone, up to rounding. State and metrics then have a leading axis of N.
     chunk: steps in one compiled call, the program's own unless given. Boundaries are its
       multiples, and `steps`: a shorter chunk ends the run, and a longer run resumed from such an
       end first returns to a multiple (that one detour is not bit-exact).
@@ -194,7 +207,7 @@ def finite(every: int = 100) -> Hook:
 
     def run(step: int, state: State, metrics: Metrics) -> Continue | Stop:
         for name, value in jax.device_get(dict(metrics)).items():
-            if not np.isfinite(value):
+            if not np.isfinite(value).all():
                 return Stop(f"{name} is {value} at step {step}", 3)
         return Continue()
 

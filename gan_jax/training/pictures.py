@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,12 +54,28 @@ def save(batch: Batch, path: Path) -> Path | None:
             raise ValueError(f'an "x" of shape {values.shape}: a picture needs points [N, 2]')
     else:
         return None
+    with _replacing(path) as file:
+        draw(values, batch, file)
+    return path
+
+
+def write(figure: Any, path: Path) -> None:
+    """Write a figure of matplotlib's to a PNG file, whole or not at all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)  # not pyplot, whose state is global and whose figures are never freed
+    with _replacing(path) as file:
+        figure.savefig(file, format="png", dpi=100)
+
+
+@contextmanager
+def _replacing(path: Path) -> Generator[IO[bytes]]:
+    """A file beside `path` that takes its place when all has been written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
-        draw(values, batch, file)
+        yield file
     os.replace(temporary, path)
-    return path
 
 
 def _draw_images(images: np.ndarray, batch: Batch, file: IO[bytes]) -> None:

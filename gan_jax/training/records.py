@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import NamedTuple, Self, TextIO
 
 import jax
+import numpy as np
 
-from gan_jax.base import Batch, Continue, Hook, Key, Metrics, State
+from gan_jax.base import Batch, Continue, Hook, Key, Metrics, Program, State
 from gan_jax.training.pictures import save
 
 HEADLINES = {  # what progress shows of a game between two networks, by the names that the library gives its metrics
@@ -36,6 +37,13 @@ def duration(seconds: float) -> str:
     if whole < 60:
         return f"{whole}s"
     return f"{whole // 60}m{whole % 60:02}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02}m"
+
+
+def images_per_step(program: Program) -> int:
+    """How many examples a step consumes: a batch's leaves are [batches, B, ...]."""
+    arrays, draw = program.batches
+    batch = jax.eval_shape(draw, arrays, jax.random.key(0), 0)
+    return next((math.prod(leaf.shape[:2]) for leaf in jax.tree.leaves(batch)), 1)
 
 
 Show = Callable[[int, float | None, Mapping[str, float]], None]  # (step, images a second or None, metrics)
@@ -100,7 +108,7 @@ class Records:
         self._open.close()
 
     def hook(self, every: int) -> Hook:
-        """A row every so many steps, and at the end; progress then and every few seconds.
+        """A row every so many steps, and at the end; progress then and every few seconds; of members, their mean.
 
         It is called at every boundary, to see when the first chunk is over, but fetches only when it has to.
         """
@@ -112,7 +120,7 @@ class Records:
             self._last = step
             late = time.monotonic() - self._shown >= self._interval
             if due or late or self._mark is None:
-                values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+                values = {name: float(np.mean(value)) for name, value in jax.device_get(dict(metrics)).items()}
                 now = _Mark(step, time.monotonic())  # after the fetch, which waited for the step
                 rate = self._rate(now)
                 if late or step >= self._steps:

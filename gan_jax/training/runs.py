@@ -46,6 +46,17 @@ class Record:
     provenance: Mapping[str, Any]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyRecord:
+    """What the config.json of a study says. What produced a number stands beside the number, in its cell."""
+
+    experiment: str  # its name
+    path: str | None  # of its file, as a run records it
+    config: Mapping[str, Any]  # as `to_json` gives it
+    data: str | None
+    data_dir: str | None
+
+
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested mapping under dotted names, as the command line spells them."""
     leaves: dict[str, Any] = {}
@@ -123,33 +134,34 @@ def check_vacant(directory: Path) -> None:
         raise ValueError(f"{directory} exists and is no run: give a --run that is new or an empty folder")
 
 
-def create(directory: Path, record: Record) -> None:
+def create(directory: Path, record: Record | StudyRecord) -> None:
     """Begin a run in a directory that is new or empty. ValueError if it is neither."""
     check_vacant(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write(directory, record)
 
 
-def write(directory: Path, record: Record) -> None:
+def write(directory: Path, record: Record | StudyRecord) -> None:
     """Write config.json, whole or not at all."""
     write_json(directory / "config.json", dataclasses.asdict(record))
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file for people, whole or not at all."""
+def write_json(path: Path, values: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Write a JSON file, for people unless it has no indent, whole or not at all."""
     temporary = path.with_name(_TEMPORARY)
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    temporary.write_text(json.dumps(values, indent=indent) + "\n")
     os.replace(temporary, path)
 
 
-def read(directory: Path) -> Record:
-    """What a run directory says of its run. ValueError if it is not one."""
+def read(directory: Path) -> Record | StudyRecord:
+    """What a directory says of its run, or its study. ValueError if it is neither's."""
     path = directory / "config.json"
     if not path.is_file():
         what = "has no config.json" if directory.is_dir() else "does not exist"
         raise ValueError(f"{directory} is no run: it {what}; gan-jax train EXPERIMENT --run {directory} begins one")
     try:
-        return Record(**json.loads(path.read_bytes()))
+        values = json.loads(path.read_bytes())
+        return Record(**values) if "steps" in values else StudyRecord(**values)
     except (ValueError, TypeError) as error:  # TypeError: no mapping, or other keys
         raise ValueError(f"{path} is not what a run records: {error}; restore it, or train anew") from error
 
@@ -180,10 +192,23 @@ def check_same(directory: Path, recorded: Record, given: Record) -> tuple[str, .
     How long it trains may change, and where its data lies. Returns a line for whatever may change
     its bits all the same. ValueError: the first difference.
     """
+    check_identity(directory, recorded, given)
+    if recorded.data_sha256 != given.data_sha256:
+        raise ValueError(f"the data of {directory} is not what it was: bring it back, or give another --run")
+    notes = []
+    if recorded.sha256 != given.sha256:
+        notes.append(f"the file of {given.experiment} has changed since {directory} was begun")
+    if recorded.provenance != given.provenance:
+        notes.append(f"versions, device or code have changed since {directory} was begun (see its config.json)")
+    return tuple(notes)
 
-    def identity(record: Record) -> dict[str, Any]:
+
+def check_identity(directory: Path, recorded: Record | StudyRecord, given: Record | StudyRecord) -> None:
+    """Check that two records, of runs or of studies, agree in what the numbers follow from. ValueError if not."""
+
+    def identity(record: Record | StudyRecord) -> dict[str, Any]:
         names = ("experiment", "seed", "data", "chunk")
-        return {name: getattr(record, name) for name in names} | flat(record.config)
+        return {name: getattr(record, name) for name in names if hasattr(record, name)} | flat(record.config)
 
     before, now = identity(recorded), identity(given)
     for name, value in now.items():
@@ -193,14 +218,6 @@ def check_same(directory: Path, recorded: Record, given: Record) -> tuple[str, .
                 f"{directory} was begun with {name} {before[name]}, not {value}: "
                 "resume without changing it, or give another --run"
             )
-    if recorded.data_sha256 != given.data_sha256:
-        raise ValueError(f"the data of {directory} is not what it was: bring it back, or give another --run")
-    notes = []
-    if recorded.sha256 != given.sha256:
-        notes.append(f"the file of {given.experiment} has changed since {directory} was begun")
-    if recorded.provenance != given.provenance:
-        notes.append(f"versions, device or code have changed since {directory} was begun (see its config.json)")
-    return tuple(notes)
 
 
 # Trained models
@@ -238,7 +255,7 @@ class Trained(NamedTuple):
 
 
 def rebuild(record: Record, data_dir: str | None = None) -> tuple[Program, Experiment]:
-    """The program of a record, from its experiment's file as it is now."""
+    """The program of a run's record, from its experiment's file as it is now."""
     experiment = lookup.find(record.path or record.experiment)
     module = lookup.load(experiment)
     config = from_json(module.Config, record.config)
@@ -254,6 +271,8 @@ def load(directory: str | Path, *, data_dir: str | None = None) -> Trained:
     """
     directory = Path(directory)
     record = read(directory)
+    if isinstance(record, StudyRecord):
+        raise ValueError(f"{directory} is a study, {record.experiment}: it has no model, see its report.md")
     program, experiment = rebuild(record, data_dir)
     notes = []
     if sha256(experiment) != record.sha256:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_jax.base import Game, Pair, Point
-from gan_jax.rules import RULES, alternating, simultaneous
+from gan_jax.rules import PLAIN_RULES, RULES, alternating, plain, simultaneous
 
 numbers = st.floats(-2, 2, width=32, allow_subnormal=False)
 rates = st.floats(0, 1, width=32, allow_subnormal=False)
@@ -125,7 +125,8 @@ def test_a_lazy_penalty_acts_every_nth_move_n_times(name, lazy):
         return 0.01 * params.discriminator, (stats, {"discriminator/penalty": jnp.float32(7.0)})
 
     game = Game(quadratic(0.0, 0.0, 0.0).losses, Pair(None, penalty))
-    rule = RULES[name](sgd(1.0), lazy=lazy)
+    # The law is about the rule that lookahead follows: with a weight of 1 nothing is moved back.
+    rule = RULES[name](sgd(1.0), lazy=lazy, **({"weight": 1.0} if name == "lookahead_minmax" else {}))
     point, places, metrics = start(rule, 0.0, 0.0), [], []
     step = jax.jit(lambda point: rule.step(game, jax.random.key(0), point, {}))
     for _ in range(6):
@@ -154,10 +155,14 @@ def test_a_penalty_has_the_key_of_its_loss():
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_players_have_optimisers_of_their_own(name):
-    rule = RULES[name](Pair(optax.adam(0.1), optax.sgd(0.2, momentum=0.9)))
-    point, _ = rule.step(quadratic(0.1, 0.2, 1.0), jax.random.key(0), start(rule, 1.0, 0.0), {})
+    def loss(sign):
+        # Its slopes are the same wherever a rule takes them.
+        return lambda params, stats, key, batch: (3.0 * (params.generator + sign * params.discriminator), (stats, {}))
+
+    rule = RULES[name](Pair(optax.adam(0.1), optax.sgd(0.2)))
+    point, _ = rule.step(Game(Pair(loss(1), loss(-1))), jax.random.key(0), start(rule, 1.0, 0.0), {})
     # Adam's first step is its rate along the gradient's sign; the discriminator's is plain.
-    assert point.params.discriminator == pytest.approx(0.2)
+    assert point.params.discriminator == pytest.approx(0.6)
     assert point.params.generator == pytest.approx(0.9, abs=1e-5)
 
 
@@ -169,6 +174,71 @@ def test_counts_that_are_not_whole_and_positive_are_refused(arguments):
     if name == "lazy":
         with pytest.raises(ValueError, match=f"{name}={value}"):
             simultaneous(sgd(0.1), **arguments)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_of_optimisers_refuses_what_is_no_pair_of_them(name):
+    for wrong, words in (
+        ((0.1, 0.1), "takes a Pair of them, not a tuple"),
+        (Pair(optax.sgd(0.1), 0.1), "the discriminator's is 0.1"),
+        (Pair(optax.sgd, optax.sgd(0.1)), "the generator's is a function"),
+        (optax.sgd(0.1), "not an optimiser"),
+    ):
+        with pytest.raises(ValueError, match=f"{words}: Pair\\(optax.adam"):
+            RULES[name](wrong)
+
+
+@pytest.mark.parametrize("name", PLAIN_RULES)
+def test_a_rule_of_rates_refuses_what_is_no_pair_of_finite_rates(name):
+    for wrong, words in (
+        (0.1, "takes a Pair of rates, not 0.1"),
+        ((0.1, 0.1), "not a tuple"),
+        (Pair(0.1, optax.sgd(0.1)), "the discriminator's is an optimiser"),
+        (Pair(jnp.ones(2), 0.1), r"the generator's is an array of shape \(2,\)"),
+        (Pair(True, 0.1), "the generator's is True"),
+        (Pair(None, 0.1), "the generator's is None"),
+        (Pair(0.1, -0.1), "the discriminator's rate -0.1 is not a finite rate of at least 0"),
+        (Pair(float("inf"), 0.1), "the generator's rate inf"),
+        (Pair(float("nan"), 0.1), "the generator's rate nan"),
+    ):
+        with pytest.raises(ValueError, match=f"{words}.*: Pair\\(0.1, 0.1\\) would do"):
+            PLAIN_RULES[name](wrong)
+
+
+@pytest.mark.parametrize("name", [*RULES, *PLAIN_RULES])
+def test_a_rule_can_be_compiled_mapped_and_differentiated_in_its_rates(name):
+    def end(rate):
+        rule = plain(name, Pair(rate, 0.2))
+        params = Pair({"a": jnp.full(2, 0.3)}, [jnp.full(2, -0.7)])
+        point = Point(params, Pair({}, {}), rule.init(params))
+        for _ in range(2):
+            point, _ = rule.step(game, jax.random.key(0), point, {})
+        return point.params.generator["a"] @ point.params.discriminator[0]
+
+    def loss(sign):
+        def value(params, stats, key, batch):
+            (x,), (y,) = params.generator.values(), params.discriminator
+            return sign * jnp.sin(x) @ jnp.cos(2 * y), (stats, {})
+
+        return value
+
+    game = Game(Pair(loss(1), loss(-1)))
+    with jax.enable_x64(True):
+        at, small = jnp.array([0.05, 0.3]), 1e-5
+        slopes = jax.jit(jax.vmap(jax.grad(end)))(at)
+        compiled = jax.jit(end)
+        differences = [(compiled(rate + small) - compiled(rate - small)) / (2 * small) for rate in at]
+    np.testing.assert_allclose(slopes, differences, rtol=1e-7)
+
+
+def test_plain_makes_a_rule_of_either_catalogue_or_names_those_there_are():
+    rule = plain("simultaneous", Pair(0.25, 0.5))
+    point, _ = rule.step(quadratic(0.0, 0.0, 1.0), jax.random.key(0), start(rule, 1.0, 1.0), {})
+    assert point.params == Pair(0.75, 1.5)
+    with pytest.raises(ValueError, match="unknown rule 'sideways': there is simultaneous, .*negative_momentum"):
+        plain("sideways", Pair(0.1, 0.1))
+    with pytest.raises(ValueError, match="the generator's rate -1"):
+        plain("simultaneous", Pair(-1, 0.1))
 
 
 @pytest.mark.parametrize("name", RULES)

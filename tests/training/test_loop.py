@@ -135,6 +135,21 @@ def test_compiled_once_wherever_the_arguments_lie(committed, caplog):
     assert sum("Finished XLA compilation of jit(advance)" in record.message for record in caplog.records) == 1
 
 
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_members_of_one_program_do_what_each_would_do_alone(chunk):
+    keys = jax.vmap(jax.random.key)(jnp.arange(3))
+    together = train(toy(), keys, steps=6, chunk=chunk)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), together.state) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), abstract(toy(), keys)
+    )
+    for member, key in enumerate(keys):
+        alone = train(toy(), key, steps=6, chunk=chunk).state
+        mine = jax.tree.map(lambda leaf, member=member: leaf[member], together.state)
+        assert jnp.array_equal(jax.random.key_data(mine.key), jax.random.key_data(alone.key))
+        for a, b in zip(*map(jax.tree.leaves, (mine._replace(key=0), alone._replace(key=0))), strict=True):
+            np.testing.assert_allclose(np.float64(a), np.float64(b), rtol=1e-5, atol=1e-6)
+
+
 def test_weak_types_do_not_survive_initialisation():
     state = init(toy(), KEY)
     assert not any(getattr(leaf, "weak_type", False) for leaf in jax.tree.leaves(state))

@@ -1,0 +1,250 @@
+"""Which methods cover all modes of a ring and a grid of Gaussians: PacGAN's table, and rows that it does not have.
+
+Command: gan-jax train mixture_modes
+Result: pending
+Cost: pending
+
+The protocol of PacGAN (Lin et al. 2018, arXiv 1712.04086, section 4.1 and its published code): two-dimensional normal
+latents, a rectified generator with batch normalisation, a critic of three maxout layers, Adam of rate 1e-4 and beta1
+0.8, batches of 100; 2,500 samples. It trains for 400,000 steps on ten seeds, `--updates 400000 --trials 10` here; a
+tenth of the steps and three seeds are the default. Points are drawn anew for each batch instead of from a fixed set of
+100,000, and the discriminator moves first where the published code moves both at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_jax import latents, objectives, penalties, rules
+from gan_jax.base import Objective, Pair, Regularizer, Report, Study, UpdateRule
+from gan_jax.data import mixtures
+from gan_jax.data.mixtures import MIXTURES
+from gan_jax.gan import GAN, Average, GANState, Hypers, adam, gan
+from gan_jax.metrics.modes import modes
+from gan_jax.networks import maxout
+from gan_jax.training import studies
+
+
+def _r1_and_r2(weight: float) -> Regularizer:
+    return penalties.total(penalties.r1(weight), penalties.r2(weight))
+
+
+class Method(NamedTuple):
+    """A row: what is minimised, under what penalty, by which rule, on packs of how many."""
+
+    title: str
+    objective: Any = objectives.non_saturating
+    penalty: Any = None
+    weight: float = 0.0
+    rule: Any = rules.alternating
+    pack: int = 1
+
+
+# Weights of R1 and R2 are those of the ring. A slope is an inverse length, so the grid, whose modes are five times as
+# wide, has 25 times the weight for the same smoothness in units of a mode.
+METHODS = {
+    "gan": Method("GAN"),
+    "pacgan2": Method("PacGAN2", pack=2),
+    "pacgan4": Method("PacGAN4", pack=4),
+    "r1": Method("R1", penalty=penalties.r1, weight=0.01),
+    "wgan_gp": Method("WGAN-GP", objectives.wasserstein, penalties.wgan_gp, 10.0),
+    "extragradient": Method("extragradient", rule=rules.extragradient),
+    "relativistic": Method("relativistic + R1 + R2", objectives.relativistic, _r1_and_r2, 0.01),
+}
+
+# PacGAN's table 1: (modes, standard error), (share of high quality), (reverse KL), 10 trials of 400,000 steps.
+PUBLISHED = {
+    "ring": {
+        "GAN": ("6.3 ± 0.5", "98.2", "0.45"),
+        "ALI": ("6.6 ± 0.3", "97.6", "0.36"),
+        "PacGAN2": ("7.9 ± 0.1", "95.6", "0.07"),
+        "PacGAN4": ("7.8", "95.9", "0.07"),
+    },
+    "grid": {
+        "GAN": ("17.3 ± 0.8", "94.8", "0.70"),
+        "ALI": ("24.1", "95.7", "0.14"),
+        "PacGAN2": ("23.8", "91.3", "0.13"),
+        "PacGAN4": ("24.8 ± 0.2", "93.6", "0.04"),
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is compared, and for how long."""
+
+    mixtures: tuple[str, ...] = ("ring", "grid")
+    """The data."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """The rows."""
+    trials: int = 3
+    """Seeds of each, in one program."""
+    updates: int = 40_000
+    """Steps of the generator."""
+    batch: int = 100
+    """Packs in a batch."""
+    rate: float = 1e-4
+    """Both learning rates."""
+    beta1: float = 0.8
+    """Adam's decay of the first moment."""
+    generator_widths: tuple[int, ...] = (400, 400)
+    """Hidden layers of the generator."""
+    discriminator_widths: tuple[int, ...] = (200, 200, 200)
+    """Hidden layers of the discriminator."""
+    pieces: int = 5
+    """Linear maps of which a unit of the discriminator is the largest."""
+    ema: float = 0.999
+    """Decay of the generator's average."""
+    samples: int = 2500
+    """Points that are judged."""
+
+
+SMALLEST = Config(
+    mixtures=("ring",),
+    methods=("gan", "pacgan2", "relativistic"),
+    trials=2,
+    updates=2,
+    batch=4,
+    generator_widths=(4,),
+    discriminator_widths=(3,),
+    pieces=2,
+    samples=20,
+)
+
+
+def build(config: Config, data: str | None = None, data_dir: str | None = None) -> Study:
+    """Return the study; it takes its data from the configuration."""
+    if data is not None:
+        raise ValueError(f"--data {data}: this table has several, --mixtures {' '.join(MIXTURES)} says which")
+    for kind, names, known in (("mixture", config.mixtures, MIXTURES), ("method", config.methods, METHODS)):
+        for name in names:
+            if name not in known:
+                raise ValueError(f"unknown {kind} {name!r}: there is {', '.join(known)}")
+    for name in ("trials", "updates", "samples"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}: give 1 or more")
+    model = {(mixture, name): assemble(config, mixture, METHODS[name]) for mixture in MIXTURES for name in METHODS}
+    return Study(
+        cells={
+            f"{mixture}-{name}": partial(cell, config, model[mixture, name], mixture, METHODS[name].pack)
+            for name in config.methods
+            for mixture in config.mixtures
+        },
+        report=partial(report, config),
+    )
+
+
+def assemble(config: Config, mixture: str, method: Method) -> GAN:
+    """Return the GAN of a row on a mixture."""
+    width = float(MIXTURES[mixture]().std) / float(MIXTURES["ring"]().std)
+    slopes = method.penalty in (penalties.r1, _r1_and_r2)
+    weight = method.weight * width**2 if slopes else method.weight
+
+    def rule(hyper: Hypers) -> UpdateRule:
+        return method.rule(adam(hyper))
+
+    def objective(hyper: Hypers) -> Objective:
+        return method.objective()
+
+    return gan(
+        Pair(
+            maxout.generator(2, 2, widths=config.generator_widths),
+            maxout.discriminator((method.pack, 2), widths=config.discriminator_widths, pieces=config.pieces),
+        ),
+        latents.normal(2),
+        hyper=Hypers(rates=Pair(config.rate, config.rate), beta1=config.beta1, penalty=weight),
+        objective=objective,
+        penalty=None if method.penalty is None else lambda hyper: method.penalty(hyper.penalty),
+        rule=rule,
+        pack=method.pack,
+        ema=config.ema,
+    )
+
+
+def cell(config: Config, model: GAN, mixture: str, pack: int, directory: Path) -> Mapping[str, Any]:
+    """Train all seeds of a row at once, and judge their generators as they stand and averaged."""
+    known = MIXTURES[mixture]()
+    program = model.program(
+        partial(mixtures.batches, known, config.batch * pack), steps=config.updates, chunk=min(100, config.updates)
+    )
+    keys = jax.vmap(jax.random.key)(jnp.arange(config.trials))
+    state: GANState = studies.train(program, keys, directory, steps=config.updates).state
+
+    @jax.jit
+    @jax.vmap
+    def draw(key: jax.Array, state: GANState) -> jax.Array:
+        return model.sample(jax.random.fold_in(key, 2**32 - 1), state, config.samples)
+
+    last = state._replace(average=Average(state.point.params.generator, state.point.stats.generator))
+    drawn = {name: np.asarray(draw(keys, state)) for name, state in (("averaged", state), ("last", last))}
+    judged = {
+        name: [modes(mine, np.asarray(known.centres), float(known.std))._asdict() for mine in points]
+        for name, points in drawn.items()
+    }
+    return {**judged, "updates": config.updates, "points": np.round(drawn["averaged"][0][:1000], 3).tolist()}
+
+
+def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
+    """Return the table of each mixture, published rows beside ours, and the samples of the first seeds."""
+    names = {"averaged": f"the generator's average (decay {config.ema})", "last": "the generator as it stands"}
+    text = []
+    for mixture in config.mixtures:
+        total = len(MIXTURES[mixture]().centres)
+        text += [
+            f"### {mixture}: modes of {total}, share of high quality, reverse KL",
+            "",
+            f"Mean and standard error over {config.trials} seeds, {config.updates:,} steps, rate {config.rate:g}.",
+            "",
+            "| method | " + " | ".join(f"{what}: modes | HQ % | KL" for what in names.values()) + " |",
+            "| --- |" + " ---: |" * (3 * len(names)),
+        ]
+        for name in config.methods:
+            result = results.get(f"{mixture}-{name}")
+            judged = [_row(result[which]) if result else ("pending", "", "") for which in names]
+            text.append(f"| {METHODS[name].title} | " + " | ".join(word for row in judged for word in row) + " |")
+        for title, row in PUBLISHED[mixture].items():
+            blank = " |" * (3 * (len(names) - 1))
+            text.append(f"| {title}, published (400,000 steps, 10 seeds) |{blank} {' | '.join(row)} |")
+        text.append("")
+    return Report("\n".join(text), {"samples": _figure(config, results)} if results else {})
+
+
+def _row(members: list[Mapping[str, Any]]) -> tuple[str, ...]:
+    """A row's three entries, as mean ± standard error over its members."""
+
+    def entry(name: str, digits: int, scale: float = 1.0) -> str:
+        values = np.array([member[name] for member in members if member[name] is not None]) * scale
+        if not len(values):
+            return "none"
+        error = f" ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
+        return f"{values.mean():.{digits}f}{error}"
+
+    return entry("covered", 1), entry("high_quality", 1, 100.0), entry("reverse_kl", 2)
+
+
+def _figure(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Any:
+    from matplotlib.figure import Figure
+
+    rows, columns = len(config.mixtures), len(config.methods)
+    figure = Figure(figsize=(2.2 * columns, 2.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row, mixture in zip(axes, config.mixtures, strict=True):
+        centres = np.asarray(MIXTURES[mixture]().centres)
+        limit = 1.3 * np.abs(centres).max()
+        for ax, name in zip(row, config.methods, strict=True):
+            ax.scatter(*centres.T, s=60, facecolors="none", edgecolors="0.75", linewidths=0.8)
+            result = results.get(f"{mixture}-{name}")
+            if result:
+                ax.scatter(*np.array(result["points"]).T, s=2, alpha=0.5, linewidths=0, color="C0")
+            else:
+                ax.text(0, 0, "pending", ha="center", va="center", color="0.5")
+            ax.set(xlim=(-limit, limit), ylim=(-limit, limit), xticks=[], yticks=[], aspect="equal")
+            ax.set_title(METHODS[name].title, fontsize=8)
+        row[0].set_ylabel(mixture)
+    return figure

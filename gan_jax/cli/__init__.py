@@ -1,0 +1,65 @@
+"""The command line: gan-jax list, train, sample, evaluate.
+
+Exit codes: 0 done; 2 the input is wrong (one line says how, and nothing was written); 3 stopped by
+an alarm; 4 the environment failed; 75 interrupted, resume with the same command and --resume.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+import tyro
+
+from gan_jax.cli import models, process
+from gan_jax.cli.training import train
+from gan_jax.cli.words import Evaluate, List, Sample, Train, parse
+from gan_jax.training import lookup
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    try:
+        with process.preparing():
+            command = _command(sys.argv[1:] if argv is None else list(argv))
+        return command()
+    except SystemExit as end:  # tyro has shown the help, or an experiment's file ends itself
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except process.WrongInput as error:
+        process.say(f"error: {error}")
+        return 2
+    except OSError as error:
+        process.say(f"error: {error}")
+        return 4
+    except KeyboardInterrupt:  # before training, or a second one during it
+        process.say("interrupted")
+        return 75
+
+
+def _command(argv: list[str]) -> Callable[[], int]:
+    """What is to be done."""
+    commands = {"list": List, "train": Train, "sample": Sample, "evaluate": Evaluate}
+    match argv:
+        case ["train", name, *words] if not name.startswith("-"):
+            # Its fields are known only now, so it has a parser of its own.
+            return lambda: train(name, words)
+        case ["train", word, *_] if word not in ("-h", "--help"):
+            raise ValueError(f"{word} where the EXPERIMENT comes first: gan-jax train EXPERIMENT [options]")
+        case [word, *_] if not word.startswith("-") and word not in commands:
+            raise lookup.unknown("command", word, commands)
+    parser = tyro.extras.subcommand_cli_from_dict
+    description = "Train and judge generative adversarial networks."
+    match parse(parser, argv, subcommands=commands, prog="gan-jax", description=description):
+        case Sample() as command:
+            return lambda: models.sample(command)
+        case Evaluate() as command:
+            return lambda: models.evaluate(command)
+    return _list
+
+
+def _list() -> int:
+    for experiment in lookup.catalogue():
+        summary = lookup.summary(experiment)
+        print(f"{experiment.name}: {summary.what}")
+        for name, value in zip(summary._fields[1:], summary[1:], strict=True):
+            if value:
+                print(f"    {name}: {value}")
+    return 0

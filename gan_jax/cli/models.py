@@ -1,0 +1,88 @@
+"""gan-jax sample and evaluate: what is done with a trained model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gan_jax.cli import process
+from gan_jax.cli.words import Evaluate, Sample, check_seed
+
+if TYPE_CHECKING:  # JAX is imported where it is needed: `--help` does not wait for it
+    from gan_jax.training.runs import Trained
+
+
+def _load(run: Path, data_dir: str | None) -> "Trained":
+    from gan_jax.training import runs
+
+    process.hush()
+    return runs.load(run, data_dir=data_dir)
+
+
+def sample(command: Sample) -> int:
+    """Do `gan-jax sample` and return the exit code."""
+    with process.preparing():
+        check_seed(command.seed)
+        if command.out and command.out.suffix not in (".png", ".npz"):
+            raise ValueError(f"--out {command.out}: give a .png or a .npz")
+        trained = _load(command.run, command.data_dir)
+
+        import jax.numpy as jnp
+        import numpy as np
+
+        from gan_jax.training import pictures
+
+        process.keep_compiled()
+        # Nothing is written before there are samples, and the model may not have the label.
+        samples = trained.sample(command.n, seed=command.seed, label=command.label)
+        name = f"samples-{trained.step:08d}-seed{command.seed}" + (
+            "" if command.label is None else f"-label{command.label}"
+        )
+        out = command.out or command.run / "samples" / f"{name}.png"
+        kinds = {(4, 1): "image", (4, 3): "image", (2, 2): "x"}  # what a picture can be of
+        if out.suffix == ".png" and (samples.ndim, samples.shape[-1]) not in kinds:
+            raise ValueError(f"samples of shape {list(samples.shape)} are no picture: give --out FILE.npz")
+    process.note(trained.notes)
+    if out.suffix == ".png":
+        pictures.save({kinds[samples.ndim, samples.shape[-1]]: jnp.asarray(samples)}, out)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(out, samples=samples)
+    print(f"{command.n} samples of step {trained.step}, by averaged weights where the model keeps them: {out}")
+    return 0
+
+
+def evaluate(command: Evaluate) -> int:
+    """Do `gan-jax evaluate` and return the exit code."""
+    with process.preparing():
+        check_seed(command.seed)
+        if command.n < 1:
+            raise ValueError(f"--n {command.n}: measure 1 or more")
+        trained = _load(command.run, command.data_dir)
+        record = trained.record
+        if trained.program.measure is None:
+            raise ValueError(f"{command.run} is a run of {record.experiment}, whose program has nothing to measure")
+
+        from gan_jax.provenance import provenance
+        from gan_jax.training import runs
+
+        process.keep_compiled()
+        # Nothing is written before it has an answer, and `n` may still turn out to be too few for a metric.
+        measured = trained.program.measure(runs.sampling_key(command.seed), trained.state, command.n)
+    process.note(trained.notes)
+    card = {
+        "measured": measured,
+        "run": str(command.run),
+        "step": trained.step,
+        "seed": command.seed,
+        "n": command.n,
+        "experiment": record.experiment,
+        "config": record.config,
+        "data": record.data,
+        "provenance": provenance(),
+    }
+    runs.write_json(command.run / "card.json", card)
+    print(f"{record.experiment} at step {trained.step}, {command.n} samples, seed {command.seed}")
+    rows = runs.flat(measured)
+    for name, value in rows.items():
+        print(f"  {name:<{max(map(len, rows))}}  {f'{value:.6g}' if isinstance(value, float) else value}")
+    print(f"card: {command.run / 'card.json'}")
+    return 0

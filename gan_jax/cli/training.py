@@ -1,0 +1,267 @@
+"""gan-jax train: a run is opened, or what is wrong with it is said, and then it trains."""
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import tyro
+from tyro.conf import arg
+
+from gan_jax.cli import process
+from gan_jax.cli.words import OF_RUNS, OF_STUDIES, PLAIN, RECORDED, RunOptions, parse
+from gan_jax.training import lookup
+from gan_jax.training.lookup import Experiment
+
+# JAX, and all that imports it, is imported where it is needed: `--help` does not wait for it.
+if TYPE_CHECKING:
+    from gan_jax.base import Program, State, Study
+    from gan_jax.training.checkpoints import Checkpoints
+    from gan_jax.training.runs import Record, StudyRecord
+
+
+class _Typed(NamedTuple):
+    """The words after EXPERIMENT, parsed.
+
+    past: the record of a run that is resumed, which gave the defaults of what was not typed.
+    """
+
+    options: RunOptions
+    config: Any
+    directory: Path
+    past: "Record | StudyRecord | None"
+
+
+def _typed(name: str, experiment: Experiment, module: ModuleType, words: Sequence[str]) -> _Typed:
+    """Parse the words after EXPERIMENT, which was typed as `name`."""
+    prog = f"gan-jax train {name}"
+    # Which run it is decides on the defaults, so the options are first read without the fields.
+    first, _ = parse(
+        tyro.cli, words, f=Annotated[RunOptions, *PLAIN], prog=prog, add_help=False, return_unknown_args=True
+    )
+    directory = first.run or Path("runs", f"{experiment.name}-{first.seed}")
+    options, config, past = RunOptions(), module.Config(), None
+    if first.resume:
+        from gan_jax.training import runs
+
+        past = runs.read(directory)
+        if past.experiment != experiment.name:
+            raise ValueError(f"{directory} is a run of {past.experiment}, not of {experiment.name}: give another --run")
+        names = (name for name in ("steps", "chunk", *RECORDED) if hasattr(past, name))
+        options = RunOptions(**{name: getattr(past, name) for name in names})
+        config = runs.from_json(module.Config, past.config)
+
+    for field in dataclasses.fields(module.Config):
+        if field.name in RunOptions.__dataclass_fields__:
+            raise ValueError(f"{experiment.path}: rename the field {field.name} of Config, it is a run option's name")
+    parser = dataclasses.make_dataclass(
+        "Train",
+        [("options", Annotated[RunOptions, *PLAIN]), ("config", Annotated[module.Config, arg(name="")])],
+    )
+    what = lookup.summary(experiment).what
+    typed = parse(tyro.cli, words, f=parser, default=parser(options, config), prog=prog, description=what)
+    typed.options.check()
+    return _Typed(_located(typed.options), typed.config, directory, past)
+
+
+def _located(options: RunOptions) -> RunOptions:
+    """The options with whole paths to data, so that the run finds it from any directory."""
+    kind, colon, path = (options.data or "").partition(":")
+    data = f"folder:{Path(path).absolute()}" if (kind, colon) == ("folder", ":") else options.data
+    data_dir = None if options.data_dir is None else str(Path(options.data_dir).absolute())
+    return dataclasses.replace(options, data=data, data_dir=data_dir)
+
+
+class _Run(NamedTuple):
+    """A run that is ready to train: begun, or restored to where it stood, with notes of what is not as it was."""
+
+    directory: Path
+    record: "Record"
+    program: "Program"
+    checkpoints: "Checkpoints"
+    start: "tuple[int, State] | None" = None
+    notes: tuple[str, ...] = ()
+
+
+class _Study(NamedTuple):
+    """A study that is ready to go on: the cells that were asked for, and the digest of the experiment's file."""
+
+    directory: Path
+    study: "Study"
+    names: tuple[str, ...]
+    sha256: str
+
+
+def _open(name: str, words: Sequence[str]) -> _Run | _Study:
+    """Prepare a run; its directory is the last thing to be made, when nothing of the input can be wrong any more."""
+    process.hush()
+    experiment = lookup.find(name)
+    module = lookup.load(experiment)
+    typed = _typed(name, experiment, module, words)
+
+    from gan_jax.base import Study
+    from gan_jax.training import runs
+
+    if typed.past is None:
+        runs.check_vacant(typed.directory)  # before data sets are read, and what was decoded of them is kept
+    built = module.build(typed.config, typed.options.data, typed.options.data_dir)
+    kind = runs.StudyRecord if isinstance(built, Study) else runs.Record
+    if typed.past is not None and not isinstance(typed.past, kind):
+        raise ValueError(f"{experiment.name} is not what it was when {typed.directory} was begun: give another --run")
+    if isinstance(built, Study):
+        _check_meant(typed.options, study=True)
+        return _open_study(experiment, typed, built)
+    _check_meant(typed.options, study=False)
+    return _open_run(experiment, typed, built)
+
+
+def _check_meant(options: RunOptions, *, study: bool) -> None:
+    """Raise ValueError for an option that was typed and means nothing here."""
+    name, value = next(
+        (
+            (name, value)
+            for name, value in dataclasses.asdict(options).items()
+            if value != getattr(RunOptions(), name) and name in (OF_RUNS if study else OF_STUDIES)
+        ),
+        (None, None),
+    )
+    if name is not None:
+        what = "is a study: its own fields say how long and from which seeds" if study else "is no study"
+        raise ValueError(f"--{name.replace('_', '-')} {value} means nothing here, where the experiment {what}")
+
+
+def _open_study(experiment: Experiment, typed: _Typed, study: "Study") -> _Study:
+    from gan_jax.training import runs, studies
+
+    names = studies.matching(study, typed.options.cells)
+    record = runs.StudyRecord(
+        experiment=experiment.name,
+        path=runs.recorded_path(experiment),
+        config=runs.to_json(typed.config),
+        data=typed.options.data,
+        data_dir=typed.options.data_dir,
+    )
+    if typed.past is None:
+        runs.create(typed.directory, record)
+    else:
+        runs.check_identity(typed.directory, typed.past, record)
+        studies.finished(study, typed.directory)  # all can be read
+    return _Study(typed.directory, study, names, runs.sha256(experiment))
+
+
+def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run:
+    import jax
+
+    from gan_jax.provenance import provenance
+    from gan_jax.training import loop, runs
+    from gan_jax.training.checkpoints import Checkpoints
+
+    options, config, directory, past = typed
+    assert not isinstance(past, runs.StudyRecord)
+    record = runs.Record(
+        experiment=experiment.name,
+        path=runs.recorded_path(experiment),
+        sha256=runs.sha256(experiment),
+        data_sha256=runs.data_sha256(program),
+        config=runs.to_json(config),
+        steps=options.steps or program.steps,
+        chunk=options.chunk or program.chunk,
+        provenance=provenance(),
+        **{option: getattr(options, option) for option in RECORDED},
+    )
+    like = loop.abstract(program, jax.random.key(record.seed))
+    if past is None:
+        loop.check(program, jax.random.key(record.seed))
+        runs.create(directory, record)
+        return _Run(directory, record, program, Checkpoints(directory / "checkpoints"))
+    notes = tuple(f"{note}: the run may not end as it would have" for note in runs.check_same(directory, past, record))
+    checkpoints = Checkpoints(directory / "checkpoints")
+    restored = checkpoints.restore(like)
+    if restored and restored.step % record.chunk and restored.step < record.steps:
+        notes += (
+            f"step {restored.step} is no multiple of the chunk of {record.chunk}: the run may not end as it would have",
+        )
+    if restored and restored.step > record.steps:
+        raise ValueError(f"--steps {record.steps}: {directory} already stands at step {restored.step}, give more")
+    # What the run was begun with stays on record.
+    runs.write(directory, dataclasses.replace(record, sha256=past.sha256, provenance=past.provenance))
+    if restored is None:
+        return _Run(directory, record, program, checkpoints, None, notes)
+    start = restored.step, restored.state
+    return _Run(directory, record, program, checkpoints, start, (*notes, *restored.notes))
+
+
+def train(name: str, words: Sequence[str]) -> int:
+    """Do `gan-jax train` and return the exit code."""
+    with process.preparing():
+        opened = _open(name, words)
+    process.keep_compiled()
+    again = shlex.join(["gan-jax", "train", name, "--run", str(opened.directory), "--resume"])
+    return _study(opened, again) if isinstance(opened, _Study) else _run(opened, again)
+
+
+def _study(opened: _Study, again: str) -> int:
+    from gan_jax.training import studies
+    from gan_jax.training.records import duration
+
+    directory, study, names, sha256 = opened
+
+    def done(name: str, seconds: float) -> None:
+        count = len(studies.finished(study, directory))
+        process.say(f"cell {name}: {duration(seconds)}; {count} of {len(study.cells)} are finished")
+
+    try:
+        studies.run(study, directory, names, sha256, done)
+    except KeyboardInterrupt:
+        process.say(f"interrupted; resume with: {again}")
+        return 75
+    text, figures = studies.report(study, directory)
+    print(text)
+    for figure in figures:
+        print(f"figure: {figure}")
+    print(f"report: {directory / 'report.md'}")
+    return 0
+
+
+def _run(run: _Run, again: str) -> int:
+    import jax
+
+    from gan_jax.base import Stop
+    from gan_jax.training import loop, records, runs
+
+    directory, record, program, checkpoints, start, notes = run
+    process.note(notes)
+    writer = records.Records(
+        directory,
+        steps=record.steps,
+        start=start[0] if start else 0,
+        images_per_step=records.images_per_step(program),
+    )
+    key, observe = jax.random.key(record.seed), program.observe
+    with checkpoints, writer, loop.interruption() as interruption:
+        # A checkpoint comes after the row and the picture of its step: resumed from it, a run makes them no more.
+        hooks = (
+            writer.hook(record.log_every),
+            loop.finite(record.log_every),
+            records.pictures(directory, observe, runs.sampling_key(record.seed), record.picture_every),
+            checkpoints.hook(record.checkpoint_every),
+            interruption,
+        )
+        result = loop.train(program, key, steps=record.steps, chunk=record.chunk, start=start, hooks=hooks)
+        stop = result.stop or Stop("done")
+        if stop.code != 3 and not checkpoints.save(result.step, result.state):
+            stop = Stop(f"the state is not finite at step {result.step}", 3)
+        saved = checkpoints.good
+    if stop.code == 3:
+        kept = (
+            f"the last finite checkpoint is {directory / 'checkpoints' / str(saved[-1])}" if saved else "none was saved"
+        )
+        process.say(f"stopped: {stop.reason}; {kept}")
+    if stop.code == 75:
+        process.say(f"{stop.reason} at step {result.step}; resume with: {again}")
+    print(f"run: {directory}")
+    if pictures := sorted((directory / "samples").glob("[0-9]*.png")):
+        print(f"picture: {pictures[-1]}")
+    return stop.code

@@ -1,0 +1,134 @@
+"""What can be typed: the commands and their options, and tyro's answer to what is not among them, in one line."""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from tyro.conf import Positional, arg
+
+T = TypeVar("T")
+
+_INTERVALS = ("log_every", "picture_every", "checkpoint_every")
+RECORDED = ("seed", "data", "data_dir", *_INTERVALS)  # options that a run records as they are
+OF_RUNS = ("steps", "chunk", "seed", *_INTERVALS)  # options that a study has no use for
+OF_STUDIES = ("cells",)  # and a run has none
+_OWN = arg(help_behavior_hint="(default: the experiment's)")
+PLAIN = (tyro.conf.DisallowNone, arg(name=""))  # without a prefix; None only by not typing the option
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How an experiment is run; no experiment's field has one of these names."""
+
+    run: Annotated[Path | None, arg(help_behavior_hint="(default: runs/EXPERIMENT-SEED)")] = None
+    """The run's directory."""
+    resume: bool = False
+    """Continue the run, which must exist, as it was configured."""
+    steps: Annotated[int | None, _OWN] = None
+    """Steps to train in all."""
+    seed: int = 0
+    """All randomness of the run follows from it."""
+    data: Annotated[str | None, _OWN] = None
+    """A data set's name, or folder:DIR for one's own images."""
+    data_dir: Annotated[str | None, arg(help_behavior_hint="(default: where TFDS looks)")] = None
+    """Where data sets are."""
+    chunk: Annotated[int | None, _OWN] = None
+    """Steps in one compiled call."""
+    log_every: int = 50
+    """Steps between rows of metrics.jsonl, and between looks for a loss that is not finite."""
+    picture_every: int = 500
+    """Steps between pictures."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    cells: str = "*"
+    """Which cells of a study are computed, as a pattern: 'grid-*'."""
+
+    def check(self) -> None:
+        """Raise ValueError for a number out of range."""
+        for name in ("steps", "chunk", *_INTERVALS):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: give 1 or more")
+        check_seed(self.seed)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class List:
+    """Show the experiments: what, command, last measured result."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train an experiment; `gan-jax train EXPERIMENT --help` shows its fields."""
+
+    experiment: Annotated[Positional[str], arg(metavar="EXPERIMENT")]
+    """A name that `gan-jax list` shows, or the path of a .py file."""
+    options: Annotated[RunOptions, *PLAIN] = RunOptions()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Draw samples from a run's newest checkpoint, by averaged weights where the model keeps them."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The directory of a run."""
+    n: int = 64
+    """How many samples."""
+    label: int | None = None
+    """The class of all of them, for a conditional model."""
+    seed: int = 0
+    """The same seed draws the same samples."""
+    out: Path | None = None
+    """A .png to draw them, or a .npz to keep them as they are (default: a picture in RUN/samples)."""
+    data_dir: str | None = None
+    """Where the data sets are, if not where they were."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure a run's newest checkpoint; print the metric card and write RUN/card.json."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The directory of a run."""
+    n: int = 10_000
+    """How many samples to measure."""
+    seed: int = 0
+    """The same seed measures the same samples."""
+    data_dir: str | None = None
+    """Where the data sets are, if not where they were."""
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError for a seed that JAX would wrap to another one's."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed {seed}: give 0 to {2**32 - 1}")
+
+
+def parse(parser: Callable[..., T], args: Sequence[str], **settings: Any) -> T:
+    """`tyro.cli`, or a relative, with its box around what is wrong turned into a ValueError of one line."""
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return parser(args=args, **settings)
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        raise ValueError(_message(box.getvalue(), settings["prog"])) from None
+
+
+def _message(box: str, prog: str) -> str:
+    """Tyro's message, and the option that it takes to be meant."""
+    rows = (row.strip(" |│") for row in box.splitlines()[1:-1])
+    ruled = itertools.groupby(rows, key=lambda row: not row.strip("-─"))
+    message, *others = (list(paragraph) for rule, paragraph in ruled if not rule)
+    text = " ".join(message).removeprefix("Error parsing ").rstrip(".")
+    option = next((row for row in itertools.chain(*others) if re.match(r"--(?!help\b)[a-z]", row)), None)
+    if option is None:
+        return f"{text}; {prog} --help shows what there is"
+    return f"{text}; {'it takes' if option.split()[0] in text.replace(':', ' ').split() else 'did you mean'} {option}"

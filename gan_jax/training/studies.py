@@ -1,0 +1,117 @@
+"""Studies: tables and figures of named cells, each computed once and kept, so that a long one survives interruptions.
+
+A study's directory holds
+
+- config.json: the configuration, a `runs.StudyRecord`
+- cells/<name>.json: a finished cell: its result, its seconds, and what produced it
+- cells/<name>/: what a cell keeps to go on after an interruption
+- report.md and <figure>.png: what the finished cells come to
+"""
+
+import fnmatch
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gan_jax.base import Key, Program, Study
+from gan_jax.provenance import provenance
+from gan_jax.training import loop, pictures, records, runs
+from gan_jax.training.checkpoints import Checkpoints
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]*")
+
+
+def matching(study: Study, pattern: str) -> tuple[str, ...]:
+    """The names of the cells that a pattern of the shell's kind matches, in their order.
+
+    ValueError: there are none, or a name is no name of a file.
+    """
+    for name in study.cells:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"the cell {name!r} cannot name a file: use letters, digits and _.,=+-")
+    names = tuple(fnmatch.filter(study.cells, pattern))
+    if not names:
+        raise ValueError(f"--cells {pattern} matches none of {', '.join(study.cells)}")
+    return names
+
+
+def finished(study: Study, directory: Path) -> dict[str, Any]:
+    """The results of the finished cells, in the study's order. ValueError: one that cannot be read."""
+    results = {}
+    for name in study.cells:
+        path = _file(directory, name)
+        if path.is_file():
+            try:
+                results[name] = json.loads(path.read_bytes())["result"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path} is not what a cell records: {error!r}; delete it to compute it anew"
+                ) from error
+    return results
+
+
+def compute(study: Study, directory: Path, name: str, sha256: str) -> float:
+    """Compute a cell, keep its result, and return the seconds it took this time.
+
+    sha256: of the experiment's file.
+    """
+    own = directory / "cells" / name
+    own.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    result = study.cells[name](own)
+    seconds = time.monotonic() - start
+    values = {"result": result, "seconds": round(seconds, 1), "sha256": sha256, "provenance": provenance()}
+    runs.write_json(_file(directory, name), values, indent=None)  # a cell may hold many numbers
+    shutil.rmtree(own)
+    return seconds
+
+
+def train(program: Program, key: Key, directory: Path, *, steps: int, every: int = 1000) -> loop.Result:
+    """Train a program, or members of it, in a cell's directory, from where an interruption left it.
+
+    Progress and metrics.jsonl as a run has them; a checkpoint each `every` steps, and one on the way out.
+    """
+    with (
+        Checkpoints(directory / "checkpoints", keep=1) as checkpoints,
+        loop.interruption() as interruption,
+    ):
+        restored = checkpoints.restore(loop.abstract(program, key))
+        start = (restored.step, restored.state) if restored else None
+        examples = records.images_per_step(program)
+        with records.Records(directory, steps=steps, start=start[0] if start else 0, images_per_step=examples) as rows:
+            hooks = (rows.hook(every), checkpoints.hook(every), interruption)
+            result = loop.train(program, key, steps=steps, start=start, hooks=hooks)
+        if result.stop:
+            checkpoints.save(result.step, result.state)
+            raise KeyboardInterrupt(result.stop.reason)
+    return result
+
+
+def report(study: Study, directory: Path) -> tuple[str, tuple[Path, ...]]:
+    """Write report.md and the figures of the finished cells; return the text and the paths of the figures."""
+    made = study.report(finished(study, directory))
+    paths = tuple(directory / f"{name}.png" for name in made.figures)
+    for path, figure in zip(paths, made.figures.values(), strict=True):
+        pictures.write(figure, path)
+    images = "".join(f"\n![{path.stem}]({path.name})\n" for path in paths)
+    (directory / "report.md").write_text(made.text.rstrip() + "\n" + images)
+    return made.text, paths
+
+
+def run(study: Study, directory: Path, names: tuple[str, ...], sha256: str, done: Callable[[str, float], None]) -> None:
+    """Compute those of the named cells that are not finished, in order; `done(name, seconds)` is called after each.
+
+    The report is brought up to date after each cell.
+    """
+    for name in names:
+        if not _file(directory, name).is_file():
+            done(name, compute(study, directory, name, sha256))
+            report(study, directory)
+
+
+def _file(directory: Path, name: str) -> Path:
+    return directory / "cells" / f"{name}.json"
