@@ -1,14 +1,16 @@
-"""Exams that a user's own objective or penalty passes in one line, and the strategies behind properties.
+"""Exams that a user's own objective, penalty or rule passes in one line, and the strategies behind properties.
 
     def test_mine():
         check_objective(my_objective())
         check_regularizer(my_penalty(10.0))
+        check_rule(my_rule, lambda known, rates: ...)
 
 An exam is deterministic and raises AssertionError with a sentence that says what was broken. It
 asks what every game here relies upon and nothing of taste: closed forms are the author's own tests.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from gan_jax.base import Key, Objective, Regularizer
+from gan_jax import games
+from gan_jax.base import Batch, Game, Key, Loss, Metrics, Objective, Pair, Point, Regularizer, Stats, UpdateRule
+from gan_jax.games import Known, spectra
 
 try:
     from hypothesis import strategies as st
@@ -38,6 +42,23 @@ def logits(batch: int = 4, bound: float = 1e4) -> st.SearchStrategy[Float[Array,
     limit = float(np.float32(bound))
     elements = st.floats(-limit, limit, width=32, allow_subnormal=False)
     return arrays(np.float32, batch, elements=elements).map(jnp.asarray)
+
+
+def quadratic_games() -> st.SearchStrategy[Known]:
+    """Draw quadratic games of one to three coordinates a player, zero-sum or general-sum, with the answer at hand."""
+    sizes = st.integers(1, 3)
+    return st.builds(games.random_quadratic, keys(), sizes, sizes, zero_sum=st.booleans())
+
+
+def bilinear_games() -> st.SearchStrategy[Known]:
+    """Draw games θᵀΓφ of one to three coordinates a player, the entries of Γ in ±2."""
+    shapes = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    return shapes.flatmap(lambda shape: arrays(np.float64, shape, elements=st.floats(-2, 2))).map(games.bilinear)
+
+
+def rates(largest: float = 0.5) -> st.SearchStrategy[Pair[float]]:
+    """Draw a rate for each player, in [0, largest]."""
+    return st.builds(Pair, *(2 * [st.floats(0, largest, allow_subnormal=False)]))
 
 
 def check_objective(objective: Objective, *, zero_sum: bool = False, bound: float = 1e4) -> None:
@@ -119,6 +140,132 @@ def check_regularizer(regularizer: Regularizer) -> None:
         if jnp.array_equal(penalty(weights, other, real, fake), values):
             permuted = penalty(weights, key, real[::-1], fake[::-1])
             assert np.allclose(permuted, values[::-1], rtol=1e-4), "the penalty depends on the order of examples"
+
+
+def check_rule(
+    make: Callable[[Pair[Any]], UpdateRule],
+    matrix: Callable[[Known, Pair[float]], np.ndarray] | None = None,
+    *,
+    period: int = 1,
+) -> None:
+    """Examine an update rule on games with known answers; what it must do with batches, stats and keys, too.
+
+    A step gives back a point of the same structure, shapes and types, the same under jit and for the same key.
+    At an equilibrium the parameters stay; at rates of zero nobody moves, and at one rate of zero the other player
+    alone. On a strongly convex-concave game it converges. It takes as many batches as it says and refuses others,
+    keeps of a player's loss that player's stats alone, and passes on the metrics of both.
+
+    Args:
+        make: `rates -> rule` under plain gradient steps: `lambda rates: my_rule(Pair(*map(optax.sgd, rates)))`.
+        matrix: `(known, rates) -> ` the step on a linear game, in the coordinates of `spectra`, or another matrix of
+            the same eigenvalues but for zeros. The spectrum of the rule, differentiated in float64, must be the
+            matrix's, on a bilinear game, quadratic games of unequal dimensions and the Dirac-GAN.
+        period: after how many steps the rule repeats itself, if each is not like the last.
+
+    Raises:
+        AssertionError: the first of these laws that is broken.
+    """
+    with jax.enable_x64(True):
+        known = (
+            games.saddle(2.0, 1.5, 0.5),
+            games.bilinear(0.8),
+            games.random_quadratic(jax.random.key(0), 2, 3),
+            games.random_quadratic(jax.random.key(1), 3, 1, zero_sum=False),
+            games.GAMES["dirac_r1"](),
+        )
+        _check_moves(make, known)
+        _check_convergence(make, known[0])
+        for game in known if matrix else ():
+            rates = Pair(0.05, 0.3)
+            _check_spectrum(spectra.linearise(game, make(rates), steps=period), matrix(game, rates))
+    _check_data(make)
+
+
+def _check_moves(make: Callable[[Pair[Any]], UpdateRule], known: tuple[Known, ...]) -> None:
+    """Where a step may not go, and that it is a function."""
+    for game in known:
+        away = jax.tree.map(lambda leaf: jnp.asarray(leaf) + 0.3, game.solution)
+
+        def after(rates: Pair[float], params: Pair[Any], game: Known = game) -> Point:
+            rule = make(rates)
+            point = games.start(game, rule, params)
+            for _ in range(2):  # the second step has something to remember
+                point, _ = rule.step(game.game, jax.random.key(0), point, {})
+            return point
+
+        after = jax.jit(after)  # of the rates too: one compilation serves all of them
+        still = after(Pair(0.1, 0.2), game.solution).params
+        for stays, solved in zip(jax.tree.leaves(still), jax.tree.leaves(game.solution), strict=True):
+            assert np.allclose(stays, solved, atol=1e-12), "an equilibrium does not stay where it is"
+        for rates in (Pair(0.0, 0.0), Pair(0.0, 0.1), Pair(0.1, 0.0)):
+            moved = after(rates, away).params
+            for player, rate, mine, before in zip(Pair._fields, rates, moved, away, strict=True):
+                at_rest = all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (mine, before)), strict=True))
+                assert at_rest or rate > 0, f"the {player} moves at a rate of zero"
+                assert not at_rest or rate == 0, f"the {player} does not move when the other's rate is zero"
+        rule = make(Pair(0.1, 0.2))
+        start = games.start(game, rule, away)
+        stepped, _ = rule.step(game.game, jax.random.key(0), start, {})
+        compiled, _ = jax.jit(lambda point, rule=rule, game=game: rule.step(game.game, jax.random.key(0), point, {}))(
+            start
+        )
+        shapes = [jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), p) for p in (start, stepped)]
+        assert shapes[0] == shapes[1], f"a step changes the point's structure: {shapes[0]} becomes {shapes[1]}"
+        for one, other in zip(*map(jax.tree.leaves, (stepped, compiled)), strict=True):
+            assert np.allclose(one, other, rtol=1e-9, atol=1e-12), "a step differs under jit, or between two calls"
+
+
+def _check_convergence(make: Callable[[Pair[Any]], UpdateRule], known: Known) -> None:
+    away = jax.tree.map(lambda leaf: jnp.asarray(leaf) + 0.5, known.solution)
+    path = np.asarray(games.play(known, make(Pair(0.1, 0.1)), away, 300))
+    distance = np.linalg.norm(path[-1]) / np.linalg.norm(path[0])
+    assert distance < 1e-2, f"a strongly convex-concave game is not solved: {distance:.2g} of the distance is left"
+
+
+def _check_spectrum(measured: np.ndarray, expected: np.ndarray) -> None:
+    """Compare characteristic polynomials, which know no order, nor the digits that a double eigenvalue loses."""
+    size = max(len(measured), len(expected))
+    polynomials = [np.pad(np.poly(matrix), (0, size - len(matrix))) for matrix in (measured, expected)]
+    largest, wanted = (abs(np.linalg.eigvals(matrix)).max() for matrix in (measured, expected))
+    assert np.allclose(*polynomials, atol=1e-9), (
+        f"the linearised step is not the matrix: spectral radius {largest:.6f}, and {wanted:.6f} on paper"
+    )
+
+
+def _check_data(make: Callable[[Pair[Any]], UpdateRule]) -> None:
+    """Which batches are taken, whose stats are kept, and that both players' metrics come out."""
+
+    def loss(player: str) -> Loss:
+        def value(
+            params: Pair[Array], stats: Pair[Stats], key: Key, batch: Batch
+        ) -> tuple[Array, tuple[Pair[Stats], Metrics]]:
+            cost = jnp.square(getattr(params, player) - batch["x"].mean())
+            return cost, (Pair(*(seen + 1.0 for seen in stats)), {f"{player}/loss": cost})
+
+        return value
+
+    game = Game(Pair(*(loss(player) for player in Pair._fields)))
+    rule = make(Pair(0.1, 0.1))
+    assert isinstance(rule.batches, int) and rule.batches >= 1, f"batches={rule.batches} is not a whole number above 0"
+    params = Pair(jnp.float32(0.0), jnp.float32(0.0))
+    point = Point(params, Pair(jnp.float32(10.0), jnp.float32(20.0)), rule.init(params))
+
+    def step(count: int) -> tuple[Point, Metrics]:
+        return rule.step(game, jax.random.key(0), point, {"x": jnp.ones((count, 4))})
+
+    after, metrics = step(rule.batches)
+    for player, before, now in zip(Pair._fields, point.stats, after.stats, strict=True):
+        assert now >= before + 1, f"the {player}'s new stats are not kept"
+        # Had the other player's loss been allowed to pass its own on, there would be more than the moves explain.
+        assert now <= before + rule.batches + 1, f"the {player}'s stats come from the other player's loss, too"
+    missing = [player for player in Pair._fields if f"{player}/loss" not in metrics]
+    assert not missing, f"the metrics of the {' and the '.join(missing)} are lost"
+    for count in (rule.batches - 1, rule.batches + 1):
+        try:
+            step(count)
+        except (AssertionError, ValueError):
+            continue
+        raise AssertionError(f"{count} batches are taken in silence, where the rule says {rule.batches}")
 
 
 def _summed(loss: Callable[..., Array]) -> Callable[..., Array]:

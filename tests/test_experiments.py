@@ -7,17 +7,38 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gan_jax.base import Program, Study
 from gan_jax.cli.words import RunOptions
-from gan_jax.training import lookup, loop
+from gan_jax.training import lookup, loop, studies
 
 NAMES = [experiment.name for experiment in lookup.catalogue()]
+MODULES = {name: lookup.load(lookup.find(name)) for name in NAMES}
 DATA = {"digit_features": "digits", "mnist_mlp": "digits"}  # the embedded ones, where the default must be prepared
+BUILT = {name: module.build(module.SMALLEST, DATA.get(name)) for name, module in MODULES.items()}
+every_program = pytest.mark.parametrize("name", [name for name, built in BUILT.items() if isinstance(built, Program)])
+every_study = pytest.mark.parametrize("name", [name for name, built in BUILT.items() if isinstance(built, Study)])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_study
+def test_a_study_at_the_smallest_computes_each_cell_and_reports_at_each_stage(name, tmp_path):
+    study = BUILT[name]
+    for count, cell in enumerate(study.cells, 1):
+        studies.run(study, tmp_path, (cell,), "0", lambda name, seconds: None)
+        assert len(studies.finished(study, tmp_path)) == count
+    text, figures = studies.report(study, tmp_path)
+    assert text.count("|") > 4, "a study ends in a table"
+    assert figures, "a study ends in a figure"
+    assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
+
+
+@every_study
+def test_a_study_has_a_report_before_there_is_any_result(name):
+    assert BUILT[name].report({}).text
+
+
+@every_program
 def test_two_steps_at_the_smallest(name):
-    module = lookup.load(lookup.find(name))
-    program = module.build(module.SMALLEST, DATA.get(name))
+    program = BUILT[name]
     traces = []
 
     def step(*arguments):
@@ -37,10 +58,9 @@ def test_two_steps_at_the_smallest(name):
         assert jax.jit(program.sample, static_argnums=2)(key, result.state, 3, None).shape[0] == 3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_program
 def test_a_chunk_gives_its_state_away_and_never_asks_the_host(name):
-    module = lookup.load(lookup.find(name))
-    program = module.build(module.SMALLEST, DATA.get(name))
+    program = BUILT[name]
     key = jax.random.key(0)
     state = jax.eval_shape(lambda key: loop.init(program, key), key)
     lowered = loop.compile_chunk(program, 2).lower(key, state, program.batches.arrays, jnp.int32(0))
@@ -57,7 +77,7 @@ def test_it_says_what_how_and_with_what_result(name):
     summary = lookup.summary(experiment)
     assert all(summary), f"{name} lacks a line: {summary}"
     assert "pending" not in summary.result + summary.cost
-    config = lookup.load(experiment).Config
+    config = MODULES[name].Config
     fields = {field.name for field in dataclasses.fields(config)}
     assert not fields & {field.name for field in dataclasses.fields(RunOptions)}
     assert all(field.default is not dataclasses.MISSING for field in dataclasses.fields(config))
@@ -65,7 +85,7 @@ def test_it_says_what_how_and_with_what_result(name):
 
 def test_conditional_variants_take_the_label():
     for name in ("mnist_dcgan", "mnist_mlp"):
-        module = lookup.load(lookup.find(name))
+        module = MODULES[name]
         # Classes start alike, and each is told apart by a step that has seen it.
         config = dataclasses.replace(module.SMALLEST, conditional=True, batch=100)
         program = module.build(config, "digits")

@@ -194,3 +194,62 @@ def test_as_a_learner_it_is_the_same_gan():
 def test_numbers_out_of_range_are_refused_when_assembled(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_packed_critic_judges_whole_packs():
+    """On a linear critic of packs of two, w applied to each member: a pack's logit is the sum of its members'."""
+    networks, seen = Pair(linear(3, 2, 1.0), None), []
+
+    def apply(params, stats, x, *, label=None, train, key=None):
+        seen.append(x)
+        return jnp.sum(x @ params["w"], axis=(1, 2)), stats
+
+    critic = Network(lambda key: ({"w": jnp.array([[0.5], [-2.0]])}, {}), apply)
+    game = adversarial(networks._replace(discriminator=critic), latents.normal(3), objectives.wasserstein(), pack=2)
+    params, stats = (Pair(networks.generator.init(KEY)[i], critic.init(KEY)[i]) for i in range(2))
+    data = {"x": jax.random.normal(KEY, (6, 2))}
+    loss, _ = game.losses.discriminator(params, stats, KEY, data)
+    real, fake = seen
+    assert real.shape == fake.shape == (3, 2, 2)
+    np.testing.assert_array_equal(real.reshape(6, 2), data["x"])
+    w = np.array([0.5, -2.0])
+    expected = (np.asarray(fake) @ w).sum(axis=1).mean() - (np.asarray(real) @ w).sum(axis=1).mean()
+    assert loss == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="a batch of 5 is no whole number of packs of 2"):
+        game.losses.discriminator(params, stats, KEY, {"x": jnp.ones((5, 2))})
+
+
+@pytest.mark.parametrize("pack", [0, -1, 1.5, True])
+def test_a_pack_that_is_not_whole_and_positive_is_refused(pack):
+    with pytest.raises(ValueError, match=f"pack={pack!r}"):
+        small(pack=pack)
+
+
+def test_a_conditional_gan_does_not_pack():
+    with pytest.raises(ValueError, match="pack=2 with classes=3"):
+        small(pack=2, classes=3)
+
+
+def test_real_and_fake_are_augmented_apart_before_the_critic_and_its_penalty_see_them():
+    """An augmentation that adds one shows in both means; noise differs between real and fake; gradients pass."""
+    penalised = []
+
+    def spy(key, critic, real, fake):
+        penalised.append((real, fake))
+        return jnp.zeros(real.shape[0])
+
+    def losses(augment):
+        networks = Pair(linear(3, 2, 1.0), linear(2, 1, 0.5))
+        game = adversarial(networks, latents.normal(3), objectives.wasserstein(), spy, augment=augment)
+        params, stats = (Pair(*(network.init(KEY)[i] for network in networks)) for i in range(2))
+        game.penalties.discriminator(params, stats, KEY, {"x": jnp.zeros((4, 2))})
+        return jax.grad(lambda params: game.losses.generator(params, stats, KEY, {"x": jnp.zeros((4, 2))})[0])(params)
+
+    plain, shifted = losses(None), losses(lambda key, x: 3.0 * x + 1.0)
+    (real, fake), (shifted_real, shifted_fake) = penalised
+    np.testing.assert_array_equal(shifted_real, 3.0 * real + 1.0)
+    np.testing.assert_allclose(shifted_fake, 3.0 * fake + 1.0, rtol=1e-6)
+    np.testing.assert_allclose(shifted.generator["w"], 3.0 * plain.generator["w"], rtol=1e-5)
+    losses(lambda key, x: x + jax.random.normal(key, x.shape))
+    noisy_real, noisy_fake = penalised[-1]
+    assert not np.allclose(noisy_real - real, noisy_fake - fake)

@@ -62,7 +62,7 @@ def optimistic(optimisers: Pair[optax.GradientTransformation], *, lazy: int = 1)
             ahead = gradients.move_both(optimisers, point, moves.slopes, point.stats)
             return ahead.params, ahead.rule.optimisers
 
-        # A branch, not a choice between two results: Adam's slope with respect to gradients of zero is infinite.
+        # A branch, not a choice between two results: Adam's update along zeros has infinite slopes, in its decay too.
         params, states = lax.cond(moves.count.generator == 0, lambda: (point.params, moves.optimisers), extrapolated)
         slopes, stats, metrics = gradients.field(game, key, point._replace(params=params), batch, lazy)
         back = point._replace(rule=moves._replace(optimisers=states, slopes=slopes))
