@@ -129,12 +129,12 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     for name in ("trials", "updates", "samples"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}: give 1 or more")
-    model = {(mixture, name): assemble(config, mixture, METHODS[name]) for mixture in MIXTURES for name in METHODS}
+    rows = [(mixture, name, METHODS[name]) for name in config.methods for mixture in config.mixtures]
     return Study(
         cells={
-            f"{mixture}-{name}": partial(cell, config, model[mixture, name], mixture, METHODS[name].pack)
-            for name in config.methods
-            for mixture in config.mixtures
+            # Assembled now, so that what is wrong with the configuration is known before anything is written.
+            f"{mixture}-{name}": partial(cell, config, assemble(config, mixture, method), mixture, method.pack)
+            for mixture, name, method in rows
         },
         report=partial(report, config),
     )
@@ -174,7 +174,8 @@ def cell(config: Config, model: GAN, mixture: str, pack: int, directory: Path) -
         partial(mixtures.batches, known, config.batch * pack), steps=config.updates, chunk=min(100, config.updates)
     )
     keys = jax.vmap(jax.random.key)(jnp.arange(config.trials))
-    state: GANState = studies.train(program, keys, directory, steps=config.updates).state
+    trained = studies.train(program, keys, directory, steps=config.updates)
+    state: GANState = trained.state
 
     @jax.jit
     @jax.vmap
@@ -187,7 +188,7 @@ def cell(config: Config, model: GAN, mixture: str, pack: int, directory: Path) -
         name: [modes(mine, np.asarray(known.centres), float(known.std))._asdict() for mine in points]
         for name, points in drawn.items()
     }
-    return {**judged, "updates": config.updates, "points": np.round(drawn["averaged"][0][:1000], 3).tolist()}
+    return {**judged, "updates": trained.step, "points": np.round(drawn["averaged"][0][:1000], 3).tolist()}
 
 
 def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:

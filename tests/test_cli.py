@@ -157,6 +157,60 @@ def test_no_experiment_reuses_the_name_of_a_run_option(name, capsys):
     assert cli.main(["train", name, "--help"]) == 0
 
 
+# Studies
+
+STUDY = '''"""Squares, one a cell."""
+import dataclasses
+from gan_jax.base import Report, Study
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    numbers: tuple[int, ...] = (2, 3)
+
+def build(config, data=None, data_dir=None):
+    def cell(number):
+        def compute(directory):
+            if (directory / "../../interrupt").exists():
+                raise KeyboardInterrupt
+            return {"square": number**2}
+        return compute
+    def report(results):
+        return Report("\\n".join(f"{name}: {result['square']}" for name, result in results.items()))
+    return Study({f"n{number}": cell(number) for number in config.numbers}, report)
+'''
+
+
+def test_a_study_is_computed_interrupted_and_resumed_by_the_same_words(tmp_path, capsys):
+    (tmp_path / "squares.py").write_text(STUDY)
+    run = tmp_path / "run"
+    words = ["train", str(tmp_path / "squares.py"), "--run", str(run)]
+    assert cli.main([*words, "--numbers", "2", "5", "7", "--cells", "n5"]) == 0
+    out, err = capsys.readouterr()
+    assert "n5: 25" in out
+    assert f"report: {run / 'report.md'}" in out
+    assert "1 of 3 are finished" in err
+    assert cli.main(words) == 2
+    assert "already holds a run of squares" in capsys.readouterr().err
+    (run / "interrupt").touch()
+    assert cli.main([*words, "--resume"]) == 75
+    assert f"--run {run} --resume" in capsys.readouterr().err
+    (run / "interrupt").unlink()
+    assert cli.main([*words, "--resume"]) == 0
+    assert "n2: 4\nn5: 25\nn7: 49\n" in capsys.readouterr().out  # in the study's order, not in that of computing
+    before = tree(run)
+    for wrong, named in {
+        "--resume --numbers 2": ["numbers [2, 5, 7], not [2]"],
+        "--resume --cells n6": ["--cells n6", "n2, n5, n7"],
+        "--resume --steps 3": ["--steps 3", "is a study"],
+    }.items():
+        assert cli.main([*words, *wrong.split()]) == 2
+        error = capsys.readouterr().err
+        assert all(word in error for word in named)
+    assert cli.main(["sample", str(run)]) == 2
+    assert "is a study, squares" in capsys.readouterr().err
+    assert tree(run) == before
+
+
 # Endings
 
 
@@ -393,6 +447,12 @@ WRONG = [
     ("train {toy} --chunk 0", ["--chunk 0", "1 or more"]),
     ("train {toy} --checkpoint-every -1", ["--checkpoint-every -1", "1 or more"]),
     ("train {toy} --seed -1", ["--seed -1"]),
+    ("train {toy} --cells x", ["--cells x", "is no study"]),
+    ("train mixture_modes --seed 1", ["--seed 1", "is a study"]),
+    ("train mixture_modes --methods gan gam", ["'gam'", "pacgan2"]),
+    ("train mixture_modes --trials 0", ["trials is 0", "1 or more"]),
+    ("train mixture_modes --rate -1", ["-1"]),
+    ("train mixture_modes --cells none", ["--cells none", "ring-gan"]),
     ("train {toy} --seed 4294967296", ["--seed 4294967296"]),
     ("train {toy} --rates.generator -1", ["rates.generator -1.0", "0 or more"]),
     ("train {toy} --data cifar", ["'cifar'", "near, far"]),

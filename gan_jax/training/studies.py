@@ -48,9 +48,7 @@ def finished(study: Study, directory: Path) -> dict[str, Any]:
             try:
                 results[name] = json.loads(path.read_bytes())["result"]
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path} is not what a cell records: {error!r}; delete it to compute it anew"
-                ) from error
+                raise ValueError(f"{path} records no cell: {error!r}; delete it to compute it anew") from error
     return results
 
 
@@ -73,19 +71,17 @@ def compute(study: Study, directory: Path, name: str, sha256: str) -> float:
 def train(program: Program, key: Key, directory: Path, *, steps: int, every: int = 1000) -> loop.Result:
     """Train a program, or members of it, in a cell's directory, from where an interruption left it.
 
-    Progress and metrics.jsonl as a run has them; a checkpoint each `every` steps, and one on the way out.
+    Progress and metrics.jsonl as a run has them; a checkpoint each `every` steps. KeyboardInterrupt after a signal,
+    at the next chunk boundary and with a checkpoint. A state that is not finite ends it early, with the Result's stop.
     """
-    with (
-        Checkpoints(directory / "checkpoints", keep=1) as checkpoints,
-        loop.interruption() as interruption,
-    ):
+    with Checkpoints(directory / "checkpoints", keep=1) as checkpoints, loop.interruption() as interruption:
         restored = checkpoints.restore(loop.abstract(program, key))
         start = (restored.step, restored.state) if restored else None
         examples = records.images_per_step(program)
         with records.Records(directory, steps=steps, start=start[0] if start else 0, images_per_step=examples) as rows:
             hooks = (rows.hook(every), checkpoints.hook(every), interruption)
             result = loop.train(program, key, steps=steps, start=start, hooks=hooks)
-        if result.stop:
+        if result.stop and result.stop.code == 75:
             checkpoints.save(result.step, result.state)
             raise KeyboardInterrupt(result.stop.reason)
     return result
