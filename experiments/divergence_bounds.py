@@ -1,12 +1,15 @@
 """Critics that climb to eight f-divergences between Gaussians on the line, and never above them.
 
 Command: gan-jax train divergence_bounds
-Result: pending
-Cost: pending
+Result: bounds end within 0.7 % of the closed forms and were never above them; Neyman's at the wider q ends at 36 %.
+    Three critics a bound
+Cost: 80 s of CPU time on two AMD EPYC cores (4.5 minutes beside other jobs)
 
 Each small critic maximises the variational bound E_p T − E_q f*(T) on fresh samples (Nowozin et al. 2016,
 arXiv 1606.00709), as the discriminator of the game that the divergence yields. Its true value, by quadrature, is
-compared with the closed form along training; the estimate from its batch scatters to both sides.
+compared with the closed form along training; the estimate from its batch scatters to both sides. Neyman's optimal
+critic 1 - q²/p² has no second moment under p once q's variance exceeds 4/3: samples then rarely show the critic the
+tail that punishes it.
 """
 
 from collections.abc import Mapping
@@ -67,6 +70,8 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study: a cell for each divergence."""
     if data is not None:
         raise ValueError(f"data set {data!r}: this study compares Gaussians in closed form, give none")
+    if not 1 <= config.measured <= config.updates:
+        raise ValueError(f"measured={config.measured} of {config.updates} updates: give 1 up to the updates")
     return Study({name: partial(_climb, config, divergence(name)) for name in config.divergences}, _report)
 
 

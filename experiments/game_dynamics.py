@@ -1,8 +1,10 @@
 """What each update rule does to games whose answer is known: spectra, measured and on paper, and phase portraits.
 
 Command: gan-jax train game_dynamics
-Result: pending
-Cost: pending
+Result: on 13 games the steps of all 10 rules are their closed forms, within 3e-15. Without damping only simultaneous
+    steps leave (bilinear, rate .2: spectral radius 1.020) and alternating ones circle (1.000); the others converge,
+    unrolled (.800), consensus and symplectic (.825) fastest. R1 of 1 and noise make all converge, WGAN-GP none
+Cost: 4 minutes of processor time on two AMD EPYC cores, and as much again for the report after each game
 
 The quadratic saddle J = γφθ − (α/2)φ² + (β/2)θ² and the Dirac-GAN of Mescheder et al. 2018 (arXiv 1801.04406) under
 several objectives, penalties and instance noises, each played by every rule with plain gradient steps of one rate. A
@@ -153,6 +155,8 @@ def _play(config: Config, known: Known, name: str) -> Mapping[str, Any]:
     result["distance"] = float(distances[-1]) if near.all() else None
     # Of the last quarter: the farthest, since what circles passes near now and then.
     result["far"] = float(distances[-(len(distances) // 4) - 1 :].max()) if near.all() else None
+    # Whether the last quarter is one point.
+    result["still"] = bool(near.all() and np.ptp(path[-(len(path) // 4) - 1 :], axis=0).max() < 1e-3)
     return {**result, "path": kept.round(5).tolist()}
 
 
@@ -185,9 +189,11 @@ def _verdict(config: Config, played: Mapping[str, Any]) -> tuple[str, str]:
     """
     begin, far = float(np.hypot(*config.start)), played["far"]
     if played["spectrum"] is None:
-        return (
-            ("leaves", OUT) if far is None else ("arrives", IN) if far < 0.01 * begin else ("does not arrive", AROUND)
-        )
+        if far is None:
+            return "leaves", OUT
+        if far < 0.01 * begin:
+            return "arrives", IN
+        return ("rests elsewhere" if played["still"] else "does not arrive"), AROUND
     words, colour = VERDICTS[played["spectrum"]["kind"]]
     if colour != IN and far is not None and far < 0.9 * begin:
         return ("creeps in", AROUND) if colour == AROUND else ("to a cycle", AROUND)
@@ -256,13 +262,13 @@ def _portraits(config: Config, rules: tuple[str, ...], results: Mapping[str, Map
 
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.03, wspace=0.0, hspace=0.0)
     rows = [game for game in config.portraits if game in results]
-    figure = Figure(figsize=(1.45 * len(rules) + 1.1, 1.68 * max(1, len(rows)) + 0.9), dpi=130, layout=layout)
+    figure = Figure(figsize=(1.45 * len(rules) + 1.1, 1.62 * max(1, len(rows)) + 0.9), dpi=130, layout=layout)
     panels = figure.subplots(max(1, len(rows)), len(rules), squeeze=False, sharex=True, sharey=True)
     axis, line = np.linspace(-SPAN, SPAN, GRID), None
     for row, game in zip(panels, rows, strict=False):
         # Integrated once a row: the flow is the game's, whatever the rule.
         drawn = row[0].streamplot(axis, axis, *np.asarray(results[game]["field"]), density=0.6, num_arrows=0)
-        streams = [stream for stream in drawn.lines.get_segments() if np.ptp(stream, axis=0).max() > 0.4]
+        streams = [stream for stream in drawn.lines.get_segments() if np.ptp(stream, axis=0).max() > 0.8]
         drawn.lines.remove()
         middles = np.array([stream[len(stream) // 2] for stream in streams])
         headings = np.array([stream[len(stream) // 2 + 1] for stream in streams]) - middles
@@ -290,7 +296,7 @@ def _portraits(config: Config, rules: tuple[str, ...], results: Mapping[str, Map
             words, colour = _verdict(config, played)
             radius = "" if played["radius"] is None else f"  {played['radius']:.3f}"
             panel.set_title(words + radius, fontsize=7, color=colour, pad=2)
-        row[0].set_ylabel(f"{GAMES[game].title}\nφ", fontsize=8)
+        row[0].set_ylabel(f"{GAMES[game].title}\nφ", fontsize=8, labelpad=5)
     for panel in panels.flat:
         panel.set(xlim=(-SPAN, SPAN), ylim=(-SPAN, SPAN), xticks=[], yticks=[], aspect="equal")
     for panel, rule in zip(panels[0], rules, strict=True):

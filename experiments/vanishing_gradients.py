@@ -1,8 +1,9 @@
 """Why a perfect discriminator teaches nothing: slopes of Jensen-Shannon and of Wasserstein between far Gaussians.
 
 Command: gan-jax train vanishing_gradients
-Result: pending
-Cost: pending
+Result: at 8 deviations the minimax slope falls from 1e-2 to 5e-4 as the discriminator trains, the non-saturating one
+    rises from 0.5 to 6.3, WGAN-GP's stays at 1.4. Means of three critics
+Cost: 45 s of CPU time on two AMD EPYC cores (2.4 minutes beside other jobs)
 
 Data N(0, 1), generator z + θ: its one parameter is the distance. Exact values and slopes at each distance, those
 that trained critics give, and the generator's slope along the training of its critic, under the saturating pair, the
@@ -64,6 +65,8 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
         raise ValueError(f"data set {data!r}: this study compares Gaussians in closed form, give none")
     if config.watched not in config.distances:
         raise ValueError(f"watched={config.watched} is none of the distances {config.distances}: add it")
+    if not 1 <= config.measured <= config.updates:
+        raise ValueError(f"measured={config.measured} of {config.updates} updates: give 1 up to the updates")
     cells = {
         "exact": partial(_exact, config),
         # The saturating and the non-saturating generator face the same discriminator.
@@ -168,6 +171,7 @@ def _train(
 def _report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
     """Make the table of slopes over distance, and a figure: values, slopes, and slopes along training."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     values, slopes, training = figure.subplots(1, 3)
@@ -194,20 +198,17 @@ def _report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
         )
         for name, curve in exact["slopes"].items():
             # Not from distance zero, where all but one of them vanish.
-            slopes.plot(exact["distances"][1:], curve[1:], color=COLOURS[name], label=TITLES[name])
+            slopes.plot(exact["distances"][1:], curve[1:], color=COLOURS[name])
             level = np.interp(config.watched, exact["distances"], curve)
             training.axhline(level, color=COLOURS[name], linestyle="--", linewidth=1)
-    for kind, label, colour in (
-        ("classifier", "Jensen-Shannon", COLOURS["minimax"]),
-        ("critic", "Wasserstein-1", COLOURS["wasserstein"]),
-    ):
+    for kind, colour in (("classifier", COLOURS["minimax"]), ("critic", COLOURS["wasserstein"])):
         if kind not in results:
             continue
         result = results[kind]
         found, steepest = (np.array(result[name])[..., -1] for name in ("value", "steepest"))
         # The game's value is 2·JS - log 4; the distance's dual value is that of a critic made 1-Lipschitz.
         found = (found + np.log(4)) / 2 if kind == "classifier" else found / steepest
-        values.plot(*_points(config, found), "o", color=colour, markersize=4, label=label)
+        values.plot(*_points(config, found), "o", color=colour, markersize=4)
         for name, curves in result["slopes"].items():
             curves = np.array(curves)
             slopes.plot(*_points(config, curves[..., -1]), "o", color=COLOURS[name], markersize=4)
@@ -216,9 +217,13 @@ def _report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
     slopes.set_yscale("log")
     training.set_yscale("log")
     training.set_xscale("log")
-    slopes.legend(loc="lower left", frameon=False)
-    values.legend(loc="upper left", frameon=False)
-
+    # Named by colour and not by what was drawn: a report may be of a few cells.
+    for axes, place, names in (
+        (values, "upper left", {"minimax": "Jensen-Shannon", "wasserstein": "Wasserstein-1"}),
+        (slopes, "lower left", TITLES),
+    ):
+        handles = [Line2D([], [], color=COLOURS[name], label=label) for name, label in names.items()]
+        axes.legend(handles=handles, loc=place, frameon=False)
     return Report("\n".join(_table(config, results)), {"vanishing_gradients": figure})
 
 

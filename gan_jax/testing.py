@@ -150,10 +150,10 @@ def check_rule(
 ) -> None:
     """Examine an update rule on games with known answers; what it must do with batches, stats and keys, too.
 
-    A step gives back a point of the same structure, shapes and types, the same under jit and for the same key.
-    At an equilibrium the parameters stay; at rates of zero nobody moves, and at one rate of zero the other player
-    alone. On a strongly convex-concave game it converges. It takes as many batches as it says and refuses others,
-    keeps of a player's loss that player's stats alone, and passes on the metrics of both.
+    A step gives back a point of the same structure, shapes and types, and can be compiled with its rates traced. At
+    an equilibrium the parameters stay; at rates of zero nobody moves, and at one rate of zero the other player alone.
+    On a strongly convex-concave game it converges. It takes as many batches as it says and refuses others, keeps of a
+    player's loss that player's stats alone, and passes on the metrics of both.
 
     Args:
         make: `rates -> rule` under plain gradient steps: `lambda rates: my_rule(Pair(*map(optax.sgd, rates)))`.
@@ -166,15 +166,11 @@ def check_rule(
         AssertionError: the first of these laws that is broken.
     """
     with jax.enable_x64(True):
-        known = (
-            games.saddle(2.0, 1.5, 0.5),
-            games.bilinear(0.8),
-            games.random_quadratic(jax.random.key(0), 2, 3),
-            games.random_quadratic(jax.random.key(1), 3, 1, zero_sum=False),
-            games.GAMES["dirac_r1"](),
-        )
-        _check_moves(make, known)
-        _check_convergence(make, known[0])
+        general = games.random_quadratic(jax.random.key(1), 3, 1, zero_sum=False)
+        dirac = games.GAMES["dirac_r1"]()
+        _check_moves(make, (general, dirac))
+        _check_convergence(make, games.saddle(2.0, 1.5, 0.5))
+        known = (games.bilinear(0.8), games.random_quadratic(jax.random.key(0), 2, 3), general, dirac)
         for game in known if matrix else ():
             rates = Pair(0.05, 0.3)
             _check_spectrum(spectra.linearise(game, make(rates), steps=period), matrix(game, rates))
@@ -205,14 +201,9 @@ def _check_moves(make: Callable[[Pair[Any]], UpdateRule], known: tuple[Known, ..
                 assert not at_rest or rate == 0, f"the {player} does not move when the other's rate is zero"
         rule = make(Pair(0.1, 0.2))
         start = games.start(game, rule, away)
-        stepped, _ = rule.step(game.game, jax.random.key(0), start, {})
-        compiled, _ = jax.jit(lambda point, rule=rule, game=game: rule.step(game.game, jax.random.key(0), point, {}))(
-            start
-        )
+        stepped = jax.eval_shape(lambda start: rule.step(game.game, jax.random.key(0), start, {})[0], start)  # noqa: B023
         shapes = [jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), p) for p in (start, stepped)]
         assert shapes[0] == shapes[1], f"a step changes the point's structure: {shapes[0]} becomes {shapes[1]}"
-        for one, other in zip(*map(jax.tree.leaves, (stepped, compiled)), strict=True):
-            assert np.allclose(one, other, rtol=1e-9, atol=1e-12), "a step differs under jit, or between two calls"
 
 
 def _check_convergence(make: Callable[[Pair[Any]], UpdateRule], known: Known) -> None:
@@ -240,7 +231,9 @@ def _check_data(make: Callable[[Pair[Any]], UpdateRule]) -> None:
             params: Pair[Array], stats: Pair[Stats], key: Key, batch: Batch
         ) -> tuple[Array, tuple[Pair[Stats], Metrics]]:
             cost = jnp.square(getattr(params, player) - batch["x"].mean())
-            return cost, (Pair(*(seen + 1.0 for seen in stats)), {f"{player}/loss": cost})
+            own, foreign = 1.0, 1000.0
+            seen = (old + (own if name == player else foreign) for name, old in zip(Pair._fields, stats, strict=True))
+            return cost, (Pair(*seen), {f"{player}/loss": cost})
 
         return value
 
@@ -250,19 +243,18 @@ def _check_data(make: Callable[[Pair[Any]], UpdateRule]) -> None:
     params = Pair(jnp.float32(0.0), jnp.float32(0.0))
     point = Point(params, Pair(jnp.float32(10.0), jnp.float32(20.0)), rule.init(params))
 
-    def step(count: int) -> tuple[Point, Metrics]:
-        return rule.step(game, jax.random.key(0), point, {"x": jnp.ones((count, 4))})
+    def step(batch: Batch) -> tuple[Point, Metrics]:
+        return rule.step(game, jax.random.key(0), point, batch)
 
-    after, metrics = step(rule.batches)
+    after, metrics = jax.jit(step)({"x": jnp.ones((rule.batches, 4))})
     for player, before, now in zip(Pair._fields, point.stats, after.stats, strict=True):
         assert now >= before + 1, f"the {player}'s new stats are not kept"
-        # Had the other player's loss been allowed to pass its own on, there would be more than the moves explain.
-        assert now <= before + rule.batches + 1, f"the {player}'s stats come from the other player's loss, too"
+        assert now < before + 1000, f"the {player}'s stats come from the other player's loss"
     missing = [player for player in Pair._fields if f"{player}/loss" not in metrics]
     assert not missing, f"the metrics of the {' and the '.join(missing)} are lost"
     for count in (rule.batches - 1, rule.batches + 1):
         try:
-            step(count)
+            jax.eval_shape(step, {"x": jnp.ones((count, 4))})
         except (AssertionError, ValueError):
             continue
         raise AssertionError(f"{count} batches are taken in silence, where the rule says {rule.batches}")

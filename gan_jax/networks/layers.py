@@ -62,7 +62,8 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: Array, label: Array | None, *, train: bool) -> Array:
         """Return the normalised [B, ..., C]; the running moments are used unless `train`."""
-        x = self.normalise(x, use_running_average=not train)
+        # Flax's result is as wide as its running moments; in mixed precision the rest is narrower.
+        x = self.normalise(x, use_running_average=not train).astype(x.dtype)
         row = required("label", label) if self.scale.shape[0] > 1 else 0
         shape = (-1, *(1,) * (x.ndim - 2), x.shape[-1])
         return x * self.scale[row].reshape(shape) + self.shift[row].reshape(shape)

@@ -12,16 +12,22 @@ import optax
 from gan_jax.base import Pair, UpdateRule
 from gan_jax.rules import gradients
 from gan_jax.rules.alternating import alternating
+from gan_jax.rules.competitive import competitive
+from gan_jax.rules.consensus import consensus
 from gan_jax.rules.extragradient import extragradient
 from gan_jax.rules.lookahead import lookahead, lookahead_minmax
 from gan_jax.rules.momentum import negative_momentum
 from gan_jax.rules.optimistic import optimistic
 from gan_jax.rules.simultaneous import simultaneous
+from gan_jax.rules.symplectic import symplectic
+from gan_jax.rules.unrolled import unrolled
 
 RULES: dict[str, Callable[..., UpdateRule]] = {
-    f.__name__: f for f in (simultaneous, alternating, extragradient, optimistic, lookahead_minmax)
+    f.__name__: f for f in (simultaneous, alternating, extragradient, optimistic, lookahead_minmax, unrolled)
 }
-PLAIN_RULES: dict[str, Callable[..., UpdateRule]] = {f.__name__: f for f in (negative_momentum,)}
+PLAIN_RULES: dict[str, Callable[..., UpdateRule]] = {
+    f.__name__: f for f in (negative_momentum, consensus, symplectic, competitive)
+}
 
 
 def plain(name: str, rates: Pair[Any], **options: Any) -> UpdateRule:
@@ -42,6 +48,8 @@ __all__ = [
     "PLAIN_RULES",
     "RULES",
     "alternating",
+    "competitive",
+    "consensus",
     "extragradient",
     "lookahead",
     "lookahead_minmax",
@@ -49,4 +57,6 @@ __all__ = [
     "optimistic",
     "plain",
     "simultaneous",
+    "symplectic",
+    "unrolled",
 ]

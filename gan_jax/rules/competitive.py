@@ -72,6 +72,8 @@ def competitive(rates: Pair[Any], *, iterations: int = 10, lazy: int = 1) -> Upd
             lambda vector: ravel_pytree(left(unflatten(vector)))[0],
             flat,
             tol=float(jnp.finfo(flat.dtype).eps),
+            # Without it GMRES's tolerance is 0/0 at an equilibrium, and a derivative there never begins to be solved.
+            atol=float(jnp.finfo(flat.dtype).tiny),
             restart=iterations,
             maxiter=1,
             # "batched" solves normal equations, which squares the condition number.

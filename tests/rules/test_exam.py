@@ -1,0 +1,95 @@
+"""Every rule of the catalogues passes the common exam, which knows its matrix; and a broken one fails it."""
+
+import jax
+import optax
+import pytest
+
+from gan_jax.base import Pair
+from gan_jax.games import spectra
+from gan_jax.rules import PLAIN_RULES, RULES, alternating, extragradient, plain, simultaneous
+from gan_jax.testing import check_rule
+
+
+@pytest.mark.parametrize("name", (*RULES, *PLAIN_RULES))
+def test_every_rule_passes(name):
+    check_rule(lambda rates: plain(name, rates), spectra.STEPS[name], period=spectra.PERIODS.get(name, 1))
+
+
+def sgd(rates):
+    return Pair(*map(optax.sgd, rates))
+
+
+def changed(step=lambda rule: rule.step, **fields):
+    """Make the simultaneous rule with something else in it."""
+
+    def make(rates):
+        rule = simultaneous(sgd(rates))
+        return rule._replace(step=step(rule), **fields)
+
+    return make
+
+
+def ascends(rates):
+    return simultaneous(Pair(optax.sgd(rates.generator), optax.sgd(-rates.discriminator)))
+
+
+def swapped(rates):
+    return simultaneous(sgd(Pair(*reversed(rates))))
+
+
+def drifts(rule):
+    def step(game, key, point, batch):
+        point, metrics = rule.step(game, key, point, batch)
+        return point._replace(params=point.params._replace(generator=point.params.generator + 1e-6)), metrics
+
+    return step
+
+
+def forgets_stats(rule):
+    def step(game, key, point, batch):
+        after, metrics = rule.step(game, key, point, batch)
+        return after._replace(stats=point.stats), metrics
+
+    return step
+
+
+def confuses_stats(rule):
+    def step(game, key, point, batch):
+        after, metrics = rule.step(game, key, point, batch)
+        _, (new, _) = game.losses.generator(point.params, point.stats, key, jax.tree.map(lambda leaf: leaf[0], batch))
+        return after._replace(stats=new), metrics
+
+    return step
+
+
+def widens(rule):
+    def step(game, key, point, batch):
+        after, metrics = rule.step(game, key, point, batch)
+        return after._replace(rule=jax.tree.map(lambda leaf: leaf + 0.0, after.rule)), metrics
+
+    return step
+
+
+def silent(rule):
+    return lambda *arguments: (rule.step(*arguments)[0], {})
+
+
+BROKEN = {
+    "a discriminator that ascends its loss": (ascends, "not solved"),
+    "swapped rates": (swapped, "moves at a rate of zero|does not move"),
+    "a drift": (changed(drifts), "an equilibrium does not stay"),
+    "stats that are dropped": (changed(forgets_stats), "new stats are not kept"),
+    "stats of the other player's loss": (changed(confuses_stats), "the discriminator's stats come from the other"),
+    "a state that changes its type": (changed(widens), "changes the point's structure"),
+    "metrics that are dropped": (changed(silent), "metrics of the generator and the discriminator are lost"),
+    "more batches than it takes": (changed(batches=2), "prefix|batches"),
+    "another rule": (lambda rates: alternating(sgd(rates)), "the linearised step is not the matrix"),
+    "a wrong extrapolation": (lambda rates: extragradient(sgd(rates)), "the linearised step is not the matrix"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_rule_fails(name):
+    make, message = BROKEN[name]
+    with pytest.raises(AssertionError, match=message):
+        check_rule(make, spectra.STEPS["simultaneous"])
