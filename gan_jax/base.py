@@ -165,7 +165,7 @@ class Report(NamedTuple):
     """What a study comes to: a text in Markdown, and figures (matplotlib's) by name."""
 
     text: str
-    figures: Mapping[str, Any] = {}  # noqa: RUF012  # read only
+    figures: Mapping[str, Any] = {}  # read only
 
 
 class Study(NamedTuple):

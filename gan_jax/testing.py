@@ -171,9 +171,10 @@ def check_rule(
         _check_moves(make, (general, dirac))
         _check_convergence(make, games.saddle(2.0, 1.5, 0.5))
         known = (games.bilinear(0.8), games.random_quadratic(jax.random.key(0), 2, 3), general, dirac)
-        for game in known if matrix else ():
+        if matrix is not None:
             rates = Pair(0.05, 0.3)
-            _check_spectrum(spectra.linearise(game, make(rates), steps=period), matrix(game, rates))
+            for game in known:
+                _check_spectrum(spectra.linearise(game, make(rates), steps=period), matrix(game, rates))
     _check_data(make)
 
 

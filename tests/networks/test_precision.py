@@ -56,6 +56,14 @@ def test_forward_and_backward_are_computed_in_bfloat16(name):
     assert {argument.aval.dtype for product in products for argument in product.invars} == {jnp.dtype(jnp.bfloat16)}
 
 
+def test_batch_normalisation_does_not_widen_what_follows_it():
+    """Its running moments are float32, and a convolution of two precisions is an error."""
+    network = mixed(dcgan.generator(5, 28, 1, width=2))
+    params, stats = network.init(KEY)
+    images, moments = network.apply(params, stats, jnp.ones((2, 5)), train=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves((images, moments))} == {jnp.dtype(jnp.float32)}
+
+
 @every_network
 def test_outputs_parameters_and_gradients_are_float32_and_near_those_of_the_network(name):
     network, shape = NETWORKS[name]
