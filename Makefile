@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-full check features lock
+.PHONY: demo test test-full check mutants features lock
 
 demo: $(READY)  ## train a DCGAN on the embedded digits; print its card, a grid of samples and their paths
 	rm -rf runs/demo
@@ -23,6 +23,9 @@ check: $(READY)  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
+
+mutants: $(READY)  ## break a copy of the library in each way that it is known to be broken; each must be noticed
+	$(BIN)/python tests/mutants.py
 
 features: $(READY)  ## make the shipped extractor of digits again; needs mnist in $$TFDS_DATA_DIR
 	rm -rf runs/digit_features

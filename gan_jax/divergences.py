@@ -23,6 +23,7 @@ from jax.scipy.special import ndtr, xlog1py, xlogy
 from jaxtyping import Array, Float
 
 from gan_jax.base import Objective
+from gan_jax.objectives import checked
 
 Scalar = float | Float[Array, ""]
 Kernel = Callable[[Float[Array, "N D"], Float[Array, "M D"]], Float[Array, "N M"]]
@@ -222,19 +223,10 @@ def objective(divergence: Divergence, *, saturating: bool = True) -> Objective:
 
     Nowozin et al. 2016 (arXiv 1606.00709), section 3, and 3.2 for the alternative.
     """
-
-    def checked(loss: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
-        def per_example(real: Float[Array, " B"], fake: Float[Array, " B"]) -> Float[Array, " B"]:
-            chex.assert_rank([real, fake], 1)
-            chex.assert_equal_shape([real, fake])
-            return loss(real, fake)
-
-        return per_example
-
     believed = divergence.composed if saturating else divergence.activation
-    return Objective(
-        generator=checked(lambda real, fake: -believed(fake)),
-        discriminator=checked(lambda real, fake: divergence.composed(fake) - divergence.activation(real)),
+    return checked(
+        generator=lambda real, fake: -believed(fake),
+        discriminator=lambda real, fake: divergence.composed(fake) - divergence.activation(real),
     )
 
 

@@ -33,7 +33,7 @@ def minimax(smoothing: Label = 0.0) -> Objective:
 
     Goodfellow et al. 2014 (arXiv 1406.2661), eq. 1.
     """
-    return _objective(
+    return checked(
         generator=lambda real, fake: -_cross_entropy(fake, 0.0),
         discriminator=_classifier(_cross_entropy, smoothing),
     )
@@ -52,7 +52,7 @@ def non_saturating(smoothing: Label = 0.0) -> Objective:
 
     Goodfellow et al. 2014 (arXiv 1406.2661), section 3.
     """
-    return _objective(
+    return checked(
         generator=lambda real, fake: _cross_entropy(fake, 1.0),
         discriminator=_classifier(_cross_entropy, smoothing),
     )
@@ -66,7 +66,7 @@ def wasserstein() -> Objective:
 
     Arjovsky et al. 2017 (arXiv 1701.07875), eq. 2.
     """
-    return _objective(generator=lambda real, fake: -fake, discriminator=lambda real, fake: fake - real)
+    return checked(generator=lambda real, fake: -fake, discriminator=lambda real, fake: fake - real)
 
 
 def hinge() -> Objective:
@@ -74,7 +74,7 @@ def hinge() -> Objective:
 
     Lim & Ye 2017 (arXiv 1705.02894); Miyato et al. 2018 (arXiv 1802.05957), eqs. 16 and 17.
     """
-    return _objective(
+    return checked(
         generator=lambda real, fake: -fake,
         discriminator=lambda real, fake: relu(1.0 - real) + relu(1.0 + fake),
     )
@@ -93,7 +93,7 @@ def least_squares(smoothing: Label = 0.0) -> Objective:
 
     Mao et al. 2017 (arXiv 1611.04076), eq. 9.
     """
-    return _objective(
+    return checked(
         generator=lambda real, fake: _squared_error(fake, 1.0),
         discriminator=_classifier(_squared_error, smoothing),
     )
@@ -107,7 +107,7 @@ def relativistic() -> Objective:
 
     Jolicoeur-Martineau 2018 (arXiv 1807.00734), section 4; Huang et al. 2024 (arXiv 2501.05441), eq. 2.
     """
-    return _objective(
+    return checked(
         generator=lambda real, fake: softplus(real - fake),
         discriminator=lambda real, fake: softplus(fake - real),
     )
@@ -129,12 +129,18 @@ def _classifier(loss: Callable[[Logits, Label], Logits], smoothing: Label) -> Ca
     return lambda real, fake: loss(real, 1.0 - smoothing) + loss(fake, 0.0)
 
 
-def _objective(
+def checked(
     generator: Callable[[Logits, Logits], Logits], discriminator: Callable[[Logits, Logits], Logits]
 ) -> Objective:
-    """Put the check of shapes at the door: [4] against [4, 1] would otherwise broadcast to [4, 4] in silence."""
+    """Make an objective of two functions of (real [B], fake [B]) that says no to other shapes.
 
-    def checked(loss: Callable[[Logits, Logits], Logits]) -> Callable[[Logits, Logits], Logits]:
+    [4] against [4, 1] would otherwise broadcast to [4, 4] in silence.
+
+    Raises (when called):
+        AssertionError: logits that are not two vectors of one length.
+    """
+
+    def door(loss: Callable[[Logits, Logits], Logits]) -> Callable[[Logits, Logits], Logits]:
         @wraps(loss)
         def per_example(real: Logits, fake: Logits) -> Logits:
             chex.assert_rank([real, fake], 1)
@@ -143,7 +149,7 @@ def _objective(
 
         return per_example
 
-    return Objective(generator=checked(generator), discriminator=checked(discriminator))
+    return Objective(generator=door(generator), discriminator=door(discriminator))
 
 
 OBJECTIVES = {f.__name__: f for f in (minimax, non_saturating, wasserstein, hinge, least_squares, relativistic)}

@@ -128,7 +128,7 @@ def bilinear(gamma: Block = 1.0) -> Known:
     Raises:
         ValueError: neither a number nor a matrix, or not finite.
 
-    Gidel et al. 2019 (arXiv 1802.10551), section 3.
+    Gidel et al. 2019 (arXiv 1802.10551).
     """
     coupling = _array(gamma)
     if coupling.ndim == 0:

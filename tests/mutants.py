@@ -1,0 +1,208 @@
+"""The ways in which this field is known to err, each with the test that catches it: `make mutants`.
+
+A mutant is a line of the library made wrong in a copy of the checkout. Its test must fail there, and pass before.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+EXAM = "tests/rules/test_exam.py::test_every_rule_passes"
+
+
+class Mutant(NamedTuple):
+    """An error: what is wrong, in which file, the line as it is and as it would be, and the test that fails."""
+
+    error: str
+    file: str
+    right: str
+    wrong: str
+    test: str
+
+
+MUTANTS = (
+    Mutant(
+        "a sign: the discriminator descends what it should ascend",
+        "objectives.py",
+        "discriminator=lambda real, fake: fake - real)",
+        "discriminator=lambda real, fake: real - fake)",
+        "tests/test_objectives.py::test_every_objective_passes_the_common_exam[wasserstein]",
+    ),
+    Mutant(
+        "a sign: the critic of an f-divergence minimises its bound",
+        "divergences.py",
+        "divergence.composed(fake) - divergence.activation(real),",
+        "divergence.activation(real) - divergence.composed(fake),",
+        "tests/test_divergences.py::test_every_objective_passes_the_common_exam[kl]",
+    ),
+    Mutant(
+        "a saturating logarithm in the name of the non-saturating one",
+        "objectives.py",
+        "generator=lambda real, fake: _cross_entropy(fake, 1.0),",
+        "generator=lambda real, fake: -jnp.log(1.0 / (1.0 + jnp.exp(-fake)) + 1e-8),",
+        "tests/test_objectives.py::test_the_non_saturating_slope_survives_where_a_fake_is_found_out",
+    ),
+    Mutant(
+        "both labels smoothed",
+        "objectives.py",
+        "loss(real, 1.0 - smoothing) + loss(fake, 0.0)",
+        "loss(real, 1.0 - smoothing) + loss(fake, smoothing)",
+        "tests/test_objectives.py::test_smoothing_labels_real_examples_and_only_them",
+    ),
+    Mutant(
+        "a column of logits against a row: [B, 1] and [B] make [B, B]",
+        "objectives.py",
+        "            chex.assert_rank([real, fake], 1)\n            chex.assert_equal_shape([real, fake])\n",
+        "",
+        "tests/test_objectives.py::test_a_column_of_logits_is_refused",
+    ),
+    Mutant(
+        "γ for γ/2 in R1",
+        "penalties.py",
+        "return 0.5 * weight * _squared_slopes(critic, real)",
+        "return weight * _squared_slopes(critic, real)",
+        "tests/test_penalties.py::test_penalties_of_a_linear_critic_do_not_depend_on_the_samples",
+    ),
+    Mutant(
+        "R1 at the fakes",
+        "penalties.py",
+        "return 0.5 * weight * _squared_slopes(critic, real)",
+        "return 0.5 * weight * _squared_slopes(critic, fake)",
+        "tests/test_penalties.py::test_r1_is_taken_at_each_real_example_and_r2_at_each_fake",
+    ),
+    Mutant(
+        "the norm of a slope over the wrong axes",
+        "penalties.py",
+        "axis=tuple(range(1, slopes.ndim)))",
+        "axis=tuple(range(slopes.ndim - 1)))",
+        "tests/test_penalties.py::test_penalties_of_a_linear_critic_do_not_depend_on_the_samples",
+    ),
+    Mutant(
+        "one mixture of real and fake for each coordinate",
+        "penalties.py",
+        "jax.random.uniform(key, (examples.shape[0],) + (1,) * (examples.ndim - 1))",
+        "jax.random.uniform(key, examples.shape)",
+        "tests/test_penalties.py::test_wgan_gp_mixes_each_example_with_one_number",
+    ),
+    Mutant(
+        "an extragradient that steps from the extrapolated point",
+        "rules/extragradient.py",
+        "back = point._replace(rule=",
+        "back = ahead._replace(rule=",
+        f"{EXAM}[extragradient]",
+    ),
+    Mutant(
+        "an extragradient whose second gradient is the first again",
+        "rules/extragradient.py",
+        "point._replace(params=ahead.params), last, lazy)",
+        "point, last, lazy)",
+        f"{EXAM}[extragradient]",
+    ),
+    Mutant(
+        "an optimistic step that never remembers",
+        "rules/optimistic.py",
+        "optimisers=states, slopes=slopes)",
+        "optimisers=states, slopes=moves.slopes)",
+        f"{EXAM}[optimistic]",
+    ),
+    Mutant(
+        "an alternating step whose generator moves first",
+        "rules/alternating.py",
+        '[("discriminator", index) for index in range(d_steps)] + [("generator", d_steps - 1)]',
+        '[("generator", d_steps - 1)] + [("discriminator", index) for index in range(d_steps)]',
+        "tests/rules/test_rules.py::test_alternating_on_a_quadratic_game_is_a_product_of_its_half_steps",
+    ),
+    Mutant(
+        "swapped players: each moves along the other's gradient",
+        "rules/gradients.py",
+        "loss, penalty = getattr(game.losses, player), getattr(game.penalties, player)",
+        "loss, penalty = game.losses[1 - Pair._fields.index(player)], getattr(game.penalties, player)",
+        f"{EXAM}[simultaneous]",
+    ),
+    Mutant(
+        "off by one in d_steps",
+        "rules/alternating.py",
+        "for index in range(d_steps)]",
+        "for index in range(d_steps - 1)]",
+        "tests/rules/test_rules.py::test_each_discriminator_step_has_its_own_batch_and_the_generator_the_last",
+    ),
+    Mutant(
+        "every discriminator step on the same batch",
+        "rules/alternating.py",
+        "lambda leaf, index=index: leaf[index]",
+        "lambda leaf, index=index: leaf[0]",
+        "tests/rules/test_rules.py::test_each_discriminator_step_has_its_own_batch_and_the_generator_the_last",
+    ),
+    Mutant(
+        "a lazy penalty that is not multiplied",
+        "rules/gradients.py",
+        "jax.grad(scalar(penalty, float(lazy)), has_aux=True)",
+        "jax.grad(scalar(penalty, 1.0), has_aux=True)",
+        "tests/rules/test_rules.py::test_a_lazy_penalty_acts_every_nth_move_n_times",
+    ),
+    Mutant(
+        "consensus that pulls towards the other equilibria",
+        "rules/consensus.py",
+        "optax.tree.add_scale(slopes, weight, adjustment)",
+        "optax.tree.add_scale(slopes, -weight, adjustment)",
+        f"{EXAM}[consensus]",
+    ),
+    Mutant(
+        "samples from the generator that is still moving",
+        "gan.py",
+        "networks.generator.apply(*state.average, latent(",
+        "networks.generator.apply(state.point.params.generator, state.point.stats.generator, latent(",
+        "tests/test_gan.py::test_samples_come_from_the_average_in_evaluation_mode",
+    ),
+    Mutant(
+        "spectral normalisation whose slope ignores the norm",
+        "networks/spectral.py",
+        "sigma = jnp.sum(lax.stop_gradient(_unit(image)) * image)",
+        "sigma = lax.stop_gradient(jnp.sum(_unit(image) * image))",
+        "tests/networks/test_spectral.py::test_the_gradient_passes_through_the_norm_with_the_vectors_held",
+    ),
+)
+
+
+def caught(mutant: Mutant, copy: Path) -> bool:
+    """Whether the mutant's test fails in a copy of the checkout in which the mutant has taken the line's place."""
+    path = copy / "gan_jax" / mutant.file
+    text = path.read_text()
+    if mutant.right not in text:
+        raise SystemExit(f"{mutant.file} no longer has the line of {mutant.error!r}: bring the mutant up to date")
+    path.write_text(text.replace(mutant.right, mutant.wrong))
+    try:
+        # Code 1 is a test that failed; 2 to 5 are no test at all.
+        ended = subprocess.run([sys.executable, "-m", "pytest", "-x", mutant.test], cwd=copy, capture_output=True)
+    finally:
+        path.write_text(text)
+    if ended.returncode not in (0, 1):
+        raise SystemExit(f"{mutant.test} could not be run: {ended.stdout.decode()[-2000:]}")
+    return ended.returncode == 1
+
+
+def main() -> int:
+    """Run every mutant and say which survive; those named on the command line only, if any."""
+    chosen = [mutant for mutant in MUTANTS if not sys.argv[1:] or any(word in mutant.error for word in sys.argv[1:])]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        ignored = shutil.ignore_patterns(".*", "runs", "__pycache__")
+        shutil.copytree(ROOT, copy, ignore=ignored)
+        clean = subprocess.run([sys.executable, "-m", "pytest", *sorted({m.test for m in chosen})], cwd=copy)
+        if clean.returncode:
+            raise SystemExit("the tests fail without a mutant")
+        survivors = 0
+        for mutant in chosen:
+            dead = caught(mutant, copy)
+            survivors += not dead
+            print(f"{'caught  ' if dead else 'SURVIVES'}  {mutant.error}  ({mutant.test})", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} are caught")
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
