@@ -34,7 +34,7 @@ MUTANTS = (
     ),
     Mutant(
         "a sign: the critic of an f-divergence minimises its bound",
-        "divergences.py",
+        "divergences/ratios.py",
         "divergence.composed(fake) - divergence.activation(real),",
         "divergence.activation(real) - divergence.composed(fake),",
         "tests/test_divergences.py::test_every_objective_passes_the_common_exam[kl]",
