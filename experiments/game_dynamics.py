@@ -140,10 +140,7 @@ def _play(config: Config, known: Known, name: str) -> Mapping[str, Any]:
         result["spectrum"] = _spectrum(multipliers, spectra.exponents(multipliers, period * config.rate))
         result["radius"], result["closed"] = radii
         result["closed_eigenvalues"] = _pairs(np.linalg.eigvals(closed))
-        # Of the characteristic polynomials: eigenvalues may be defective, and a rule's memory may add zeros.
-        size = max(len(measured), len(closed))
-        polynomials = [np.pad(np.poly(matrix), (0, size - len(matrix))) for matrix in (measured, closed)]
-        result["difference"] = float(abs(np.subtract(*polynomials)).max())
+        result["difference"] = spectra.difference(measured, closed)
 
     steps = max(1, round(config.duration / config.rate))
     first = Pair(*map(jnp.float64, config.start))

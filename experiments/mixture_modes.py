@@ -175,6 +175,8 @@ def cell(config: Config, model: GAN, mixture: str, pack: int, directory: Path) -
     )
     keys = jax.vmap(jax.random.key)(jnp.arange(config.trials))
     trained = studies.train(program, keys, directory, steps=config.updates)
+    if trained.stop:
+        return {"updates": trained.step, "stopped": trained.stop.reason}
     state: GANState = trained.state
 
     @jax.jit
@@ -207,13 +209,18 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
         ]
         for name in config.methods:
             result = results.get(f"{mixture}-{name}")
-            judged = [_row(result[which]) if result else ("pending", "", "") for which in names]
+            judged = [_row(result[which]) if result and which in result else _blank(result) for which in names]
             text.append(f"| {METHODS[name].title} | " + " | ".join(word for row in judged for word in row) + " |")
         for title, row in PUBLISHED[mixture].items():
             blank = " |" * (3 * (len(names) - 1))
             text.append(f"| {title}, published (400,000 steps, 10 seeds) |{blank} {' | '.join(row)} |")
         text.append("")
     return Report("\n".join(text), {"samples": _figure(config, results)} if results else {})
+
+
+def _blank(result: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """What stands where there are no numbers: nothing yet, or a row that ended early."""
+    return (result["stopped"] if result else "pending", "", "")
 
 
 def _row(members: list[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -241,10 +248,10 @@ def _figure(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Any:
         for ax, name in zip(row, config.methods, strict=True):
             ax.scatter(*centres.T, s=60, facecolors="none", edgecolors="0.75", linewidths=0.8)
             result = results.get(f"{mixture}-{name}")
-            if result:
+            if result and "points" in result:
                 ax.scatter(*np.array(result["points"]).T, s=2, alpha=0.5, linewidths=0, color="C0")
             else:
-                ax.text(0, 0, "pending", ha="center", va="center", color="0.5")
+                ax.text(0, 0, _blank(result)[0], ha="center", va="center", color="0.5")
             ax.set(xlim=(-limit, limit), ylim=(-limit, limit), xticks=[], yticks=[], aspect="equal")
             ax.set_title(METHODS[name].title, fontsize=8)
         row[0].set_ylabel(mixture)

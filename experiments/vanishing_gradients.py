@@ -56,6 +56,7 @@ class Config:
 SMALLEST = Config(distances=(1.0, 2.0), watched=2.0, critics=2, widths=(4,), batch=4, updates=2, measured=2)
 
 TITLES = {"minimax": "minimax", "non_saturating": "non-saturating", "wasserstein": "WGAN-GP"}
+OPTIMAL = {"minimax": "optimal", "non_saturating": "optimal", "wasserstein": "optimal for point masses"}
 COLOURS = {"minimax": "tab:blue", "non_saturating": "tab:orange", "wasserstein": "tab:green"}
 
 
@@ -97,7 +98,8 @@ def _exact(config: Config, directory: Path) -> Mapping[str, Any]:
             "slopes": {
                 "minimax": (2.0 * slope).tolist(),  # the game's value is 2·JS − log 4
                 "non_saturating": jax.vmap(non_saturating_slope)(distances).tolist(),
-                # W₁'s own slope is 1. Under the penalty a slope s on the way gains sd − λ(s − 1)², most at 1 + d/2λ.
+                # W₁'s own slope is 1. Of point masses, which Gaussians far apart are to it, a slope s on the way
+                # gains sd − λ(s − 1)² under the penalty: most at 1 + d/2λ.
                 "wasserstein": (1.0 + distances / (2.0 * config.penalty)).tolist(),
             },
         }
@@ -235,7 +237,7 @@ def _points(config: Config, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _table(config: Config, results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     trained = [name for kind in ("classifier", "critic") if kind in results for name in results[kind]["slopes"]]
     rows = [
-        f"| distance | {' | '.join(f'{TITLES[name]}: trained | optimal' for name in trained)} |",
+        f"| distance | {' | '.join(f'{TITLES[name]}: trained | {OPTIMAL[name]}' for name in trained)} |",
         f"|---|{'---|---|' * len(trained)}",
     ]
     for index, distance in enumerate(config.distances):

@@ -139,7 +139,7 @@ def gan(
     objective: Callable[[Hyper], Objective],
     rule: Callable[[Hyper], UpdateRule],
     penalty: Callable[[Hyper], Regularizer] | None = None,
-    augment: Callable[[Key, Array], Array] | None = None,
+    augment: Callable[[Hyper], Callable[[Key, Array], Array]] | None = None,
     pack: int = 1,
     classes: int = 0,
     ema: float = 0.999,
@@ -150,8 +150,9 @@ def gan(
         networks: latents [B, D] to samples [B, ...], and samples to logits [B].
         latent: `(key, n) -> [n, D]`.
         hyper: the defaults of all numbers that may be learned.
-        objective, rule, penalty: functions of the hyperparameters. The penalty is the discriminator's.
-        augment, pack: as `adversarial` takes them.
+        objective, rule, penalty, augment: functions of the hyperparameters. The penalty is the discriminator's; what
+            is augmented, and packed, `adversarial` says.
+        pack: how many examples the discriminator judges at once.
         classes: how many labels both networks take; 0 for an unconditional GAN.
         ema: the decay of the generator's average, in [0, 1). In early steps t it is (1 + t) / (10 + t), if
             that is smaller, so that the average forgets the initial values.
@@ -166,7 +167,12 @@ def gan(
         raise ValueError(f"pack={pack} with classes={classes}: a pack has many labels, pack an unconditional GAN")
     if not 0 <= ema < 1:
         raise ValueError(f"ema={ema} is not a decay in [0, 1): 0.999 averages about a thousand steps")
-    rule(hyper), objective(hyper), penalty and penalty(hyper)  # so that their defaults are checked here
+    (
+        rule(hyper),
+        objective(hyper),
+        penalty and penalty(hyper),
+        augment and augment(hyper),
+    )  # so that their defaults are checked here
 
     def game(hyper: Hyper) -> Game:
         return adversarial(
@@ -175,7 +181,7 @@ def gan(
             objective(hyper),
             penalty(hyper) if penalty else None,
             conditional=classes > 0,
-            augment=augment,
+            augment=augment(hyper) if augment else None,
             pack=pack,
         )
 
@@ -222,9 +228,9 @@ def adversarial(
     """Return the game of a generator and a discriminator on batches of data.
 
     Args:
-        networks, latent, objective, penalty: as `gan` takes them, without `hyper`.
+        networks, latent, objective, penalty, augment: as `gan` takes them, without `hyper`.
+            Real and fake are augmented alike before the critic, and the penalty, sees them: `(key, x) -> x`.
         conditional: both networks are given the labels of the batch.
-        augment: what both real and fake undergo before the critic sees them, `(key, x) -> x`, and the penalty too.
         pack: how many examples the critic judges at once: it is given [B / pack, pack, ...] (Lin et al. 2018,
             arXiv 1712.04086, section 3).
 

@@ -161,6 +161,8 @@ def test_no_experiment_reuses_the_name_of_a_run_option(name, capsys):
 
 STUDY = '''"""Squares, one a cell."""
 import dataclasses
+import os
+import signal
 from gan_jax.base import Report, Study
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,7 +173,7 @@ def build(config, data=None, data_dir=None):
     def cell(number):
         def compute(directory):
             if (directory / "../../interrupt").exists():
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGTERM)
             return {"square": number**2}
         return compute
     def report(results):
@@ -194,9 +196,15 @@ def test_a_study_is_computed_interrupted_and_resumed_by_the_same_words(tmp_path,
     (run / "interrupt").touch()
     assert cli.main([*words, "--resume"]) == 75
     assert f"--run {run} --resume" in capsys.readouterr().err
+    assert cli.main([*words, "--resume", "--cells", "n[27]"]) == 75
+    assert f"--run {run} --resume --cells 'n[27]'" in capsys.readouterr().err
     (run / "interrupt").unlink()
     assert cli.main([*words, "--resume"]) == 0
     assert "n2: 4\nn5: 25\nn7: 49\n" in capsys.readouterr().out  # in the study's order, not in that of computing
+    with (tmp_path / "squares.py").open("a") as file:
+        file.write("# changed")
+    assert cli.main([*words, "--resume"]) == 0
+    assert "note: the file of squares has changed since n2, n5, n7 were computed" in capsys.readouterr().err
     before = tree(run)
     for wrong, named in {
         "--resume --numbers 2": ["numbers [2, 5, 7], not [2]"],

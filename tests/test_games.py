@@ -246,8 +246,13 @@ def test_the_flow_of_each_dirac_gan(name, penalty, curvature, noise):
         (lambda: games.dirac(objectives.least_squares()), (0, 0)),
     ],
 )
+@in_float64
 def test_the_published_dirac_gans(make, expected):
-    np.testing.assert_allclose(eigenvalues(make().jacobian), expected, atol=1e-6)
+    known, h = make(), 0.1
+    np.testing.assert_allclose(eigenvalues(known.jacobian), expected, atol=1e-6)
+    # And the step itself, differentiated: I + hA simultaneously.
+    multipliers = eigenvalues(spectra.linearise(known, plain("simultaneous", Pair(h, h))))
+    np.testing.assert_allclose(multipliers, 1 + h * np.array(expected), atol=1e-6)
 
 
 @given(st.floats(0, 4), st.floats(0, 2))
@@ -453,11 +458,13 @@ BILINEAR = {
 
 
 @pytest.mark.parametrize("name", BILINEAR)
+@in_float64
 def test_the_published_bilinear_table(name):
     for s, modulus in zip((0.05, 0.1, 0.2, 0.5), BILINEAR[name], strict=True):
-        matrix = spectra.STEPS[name](games.bilinear(), Pair(s, s))
-        # The optimistic step of rate ½ is defective: a double eigenvalue is known to half the digits.
-        assert abs(np.linalg.eigvals(matrix)).max() == pytest.approx(modulus, abs=1e-6)
+        measured = spectra.linearise(games.bilinear(), plain(name, Pair(s, s)))
+        for matrix in (measured, spectra.STEPS[name](games.bilinear(), Pair(s, s))):
+            # The optimistic step of rate ½ is defective: a double eigenvalue is known to half the digits.
+            assert abs(np.linalg.eigvals(matrix)).max() == pytest.approx(modulus, abs=1e-6)
 
 
 def test_consensus_on_the_bilinear_game():

@@ -253,3 +253,37 @@ def test_real_and_fake_are_augmented_apart_before_the_critic_and_its_penalty_see
     losses(lambda key, x: x + jax.random.normal(key, x.shape))
     noisy_real, noisy_fake = penalised[-1]
     assert not np.allclose(noisy_real - real, noisy_fake - fake)
+
+
+@pytest.mark.parametrize("name", objectives.OBJECTIVES)
+def test_permuting_real_fake_and_their_draws_together_changes_nothing(name):
+    """The i-th fake comes of the i-th latent: as long as pairs stay together, their order is no matter."""
+    z, x, order = (
+        jax.random.normal(KEY, (6, 3)),
+        jax.random.normal(jax.random.key(1), (6, 2)),
+        jnp.array([3, 0, 5, 1, 4, 2]),
+    )
+    penalty = penalties.total(penalties.r1(0.7), penalties.r2(0.3))
+    networks = Pair(mlp.generator(3, (2,), widths=(8,)), mlp.discriminator((2,), widths=(8,), dropout=0.0))
+    params, stats = (Pair(*(network.init(KEY)[i] for network in networks)) for i in range(2))
+
+    def values(z, x):
+        game = adversarial(networks, lambda key, n: z, objectives.OBJECTIVES[name](), penalty)
+        terms = (*game.losses, game.penalties.discriminator)
+        return [jax.value_and_grad(lambda p, term=term: term(p, stats, KEY, {"x": x})[0])(params) for term in terms]
+
+    for plain, permuted in zip(*map(jax.tree.leaves, (values(z, x), values(z[order], x[order]))), strict=True):
+        np.testing.assert_allclose(permuted, plain, rtol=1e-4, atol=1e-6)
+    if name == "relativistic":  # which pairs, alone matters
+        repaired = jax.tree.leaves(values(z, x[order]))
+        assert not np.allclose(repaired[0], jax.tree.leaves(values(z, x))[0], rtol=1e-4)
+
+
+def test_an_augmentation_is_made_of_the_hyperparameters():
+    model = small(Hypers(rates=Pair(0.1, 0.1), smoothing=0.5), augment=lambda hyper: lambda key, x: x + hyper.smoothing)
+    slope = jax.grad(
+        lambda shift: model.game(model.hyper._replace(smoothing=shift)).losses.generator(
+            *model.init(model.hyper, KEY).point[:2], KEY, jax.tree.map(lambda x: x[0], batch())
+        )[0]
+    )(0.25)
+    assert slope != 0

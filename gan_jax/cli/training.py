@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -90,8 +91,10 @@ class _Study(NamedTuple):
 
     directory: Path
     study: "Study"
+    cells: str
     names: tuple[str, ...]
     sha256: str
+    notes: tuple[str, ...] = ()
 
 
 def _open(name: str, words: Sequence[str]) -> _Run | _Study:
@@ -135,7 +138,7 @@ def _check_meant(options: RunOptions, *, study: bool) -> None:
 def _open_study(experiment: Experiment, typed: _Typed, study: "Study") -> _Study:
     from gan_jax.training import runs, studies
 
-    names = studies.matching(study, typed.options.cells)
+    names, sha256, notes = studies.matching(study, typed.options.cells), runs.sha256(experiment), ()
     record = runs.StudyRecord(
         experiment=experiment.name,
         path=runs.recorded_path(experiment),
@@ -147,8 +150,10 @@ def _open_study(experiment: Experiment, typed: _Typed, study: "Study") -> _Study
         runs.create(typed.directory, record)
     else:
         runs.check_identity(typed.directory, typed.past, record)
-        studies.finished(study, typed.directory)  # all can be read
-    return _Study(typed.directory, study, names, runs.sha256(experiment))
+        stale = studies.stale(study, typed.directory, sha256)  # and all can be read
+        if stale:
+            notes = (f"the file of {experiment.name} has changed since {', '.join(stale)} were computed",)
+    return _Study(typed.directory, study, typed.options.cells, names, sha256, notes)
 
 
 def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run:
@@ -206,12 +211,19 @@ def _study(opened: _Study, again: str) -> int:
     from gan_jax.training import studies
     from gan_jax.training.records import duration
 
-    directory, study, names, sha256 = opened
+    directory, study, cells, names, sha256, notes = opened
+    process.note(notes)
+    if cells != RunOptions.cells:
+        again = f"{again} {shlex.join(['--cells', cells])}"
 
     def done(name: str, seconds: float) -> None:
         count = len(studies.finished(study, directory))
         process.say(f"cell {name}: {duration(seconds)}; {count} of {len(study.cells)} are finished")
 
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         studies.run(study, directory, names, sha256, done)
     except KeyboardInterrupt:

@@ -131,6 +131,16 @@ def linearise(known: Known, rule: UpdateRule, *, steps: int = 1) -> Float[np.nda
     return np.asarray(jax.jit(jax.jacfwd(stepped))(vector), np.float64)
 
 
+def difference(one: Matrix, other: Matrix) -> float:
+    """Return by how much the eigenvalues of two matrices differ, but for zeros: in their characteristic polynomials.
+
+    A rule's memory may add zeros; and coefficients have no order, nor lose digits where an eigenvalue is double.
+    """
+    size = max(len(one), len(other))
+    polynomials = [np.pad(np.poly(matrix), (0, size - len(matrix))) for matrix in (one, other)]
+    return float(abs(np.subtract(*polynomials)).max())
+
+
 def simultaneous(known: Known, rates: Pair[float]) -> Matrix:
     """Return I + HA."""
     flow = _moves(known, rates)

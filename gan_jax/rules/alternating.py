@@ -14,7 +14,7 @@ def alternating(optimisers: Pair[optax.GradientTransformation], *, d_steps: int 
     Goodfellow et al. 2014 (arXiv 1406.2661), algorithm 1.
 
     Args:
-        optimisers: any of optax's, one for each player.
+        optimisers: any of optax's that need no more than gradients, one for each player.
         d_steps: how many steps of the discriminator precede one of the generator. They are unrolled.
         lazy: penalties are added on every `lazy`-th move of their player, times `lazy`.
 

@@ -24,7 +24,7 @@ def extragradient(optimisers: Pair[optax.GradientTransformation], *, fresh: bool
     kept and the metrics are those of the first, at `w` and on the first batch: what the simultaneous rule reports.
 
     Args:
-        optimisers: any of optax's, one for each player.
+        optimisers: any of optax's that need no more than gradients, one for each player.
         fresh: if true, the gradient ahead has a second batch and other keys, as in Gidel's algorithm; if false, it
             has the batch and the keys of the first, and a step is the extragradient of one sampled game.
         lazy: penalties are added every `lazy`-th step, to both of its gradients, times `lazy`.

@@ -87,7 +87,7 @@ def lookahead_minmax(
     Chavdarova et al. 2021 (arXiv 2006.14567), algorithm 1.
 
     Args:
-        optimisers: any of optax's, one for each player.
+        optimisers: any of optax's that need no more than gradients, one for each player.
         every, weight: as `lookahead` takes them.
         d_steps, lazy: as `alternating` takes them.
 

@@ -40,7 +40,7 @@ def optimistic(optimisers: Pair[optax.GradientTransformation], *, lazy: int = 1)
     simultaneous step. The stats that are kept and the metrics are those of the one evaluation, at `ahead`.
 
     Args:
-        optimisers: any of optax's, one for each player.
+        optimisers: any of optax's that need no more than gradients, one for each player.
         lazy: penalties are added every `lazy`-th step, times `lazy`; the step after extrapolates along them too.
 
     Raises:
@@ -58,12 +58,16 @@ def optimistic(optimisers: Pair[optax.GradientTransformation], *, lazy: int = 1)
         batch = jax.tree.map(lambda leaf: leaf[0], batch)
         moves: PastMoves = point.rule
 
+        first = moves.count.generator == 0
+        # Under vmap both branches are computed and differentiated, and Adam's update along zeros has infinite slopes,
+        # in its decay too: what is never used goes along ones.
+        past = jax.tree.map(lambda slope: jnp.where(first, jnp.ones_like(slope), slope), moves.slopes)
+
         def extrapolated() -> tuple[Pair[Params], Pair[Any]]:
-            ahead = gradients.move_both(optimisers, point, moves.slopes, point.stats)
+            ahead = gradients.move_both(optimisers, point, past, point.stats)
             return ahead.params, ahead.rule.optimisers
 
-        # A branch, not a choice between two results: Adam's update along zeros has infinite slopes, in its decay too.
-        params, states = lax.cond(moves.count.generator == 0, lambda: (point.params, moves.optimisers), extrapolated)
+        params, states = lax.cond(first, lambda: (point.params, moves.optimisers), extrapolated)
         slopes, stats, metrics = gradients.field(game, key, point._replace(params=params), batch, lazy)
         back = point._replace(rule=moves._replace(optimisers=states, slopes=slopes))
         return gradients.move_both(optimisers, back, slopes, stats), metrics

@@ -14,7 +14,7 @@ def simultaneous(optimisers: Pair[optax.GradientTransformation], *, lazy: int = 
     Under plain gradient steps of rate h the linearised step is I + hA (Mescheder et al. 2017, arXiv 1705.10461).
 
     Args:
-        optimisers: any of optax's, one for each player.
+        optimisers: any of optax's that need no more than gradients, one for each player.
         lazy: penalties are added every `lazy`-th step, times `lazy`.
 
     Raises:

@@ -22,9 +22,9 @@ def unrolled(optimisers: Pair[optax.GradientTransformation], *, unroll: int = 5,
     penalty, like its loss, is taken at the discriminator ahead, and metrics are those of what each player descends.
 
     Args:
-        optimisers: any of optax's, one for each player. The discriminator's is differentiated: the slope of √ at 0 is
-            infinite, so Adam and its kin need `eps_root` > 0 (say 1e-8), or a parameter without a gradient makes the
-            generator's gradient NaN.
+        optimisers: any of optax's that need no more than gradients, one for each player. The discriminator's is
+            differentiated: the slope of √ at 0 is infinite, so Adam and its kin need `eps_root` > 0 (say 1e-8), or a
+            parameter without a gradient makes the generator's gradient NaN.
         unroll: how many steps ahead. They are unrolled in the trace too, and time and memory grow with them.
         lazy: penalties are added on every `lazy`-th move of their player, times `lazy`; steps ahead count on.
 

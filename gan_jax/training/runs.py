@@ -149,7 +149,7 @@ def write(directory: Path, record: Record | StudyRecord) -> None:
 def write_json(path: Path, values: Mapping[str, Any], *, indent: int | None = 2) -> None:
     """Write a JSON file, for people unless it has no indent, whole or not at all."""
     temporary = path.with_name(_TEMPORARY)
-    temporary.write_text(json.dumps(values, indent=indent) + "\n")
+    temporary.write_text(json.dumps(values, indent=indent, allow_nan=False) + "\n")
     os.replace(temporary, path)
 
 
@@ -212,7 +212,7 @@ def check_identity(directory: Path, recorded: Record | StudyRecord, given: Recor
 
     before, now = identity(recorded), identity(given)
     for name, value in now.items():
-        # A field that the run does not know yet is new in the experiment's file: the note below tells.
+        # A field that is not recorded yet is new in the experiment's file, which a note tells.
         if name in before and before[name] != value:
             raise ValueError(
                 f"{directory} was begun with {name} {before[name]}, not {value}: "

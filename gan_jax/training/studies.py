@@ -41,15 +41,12 @@ def matching(study: Study, pattern: str) -> tuple[str, ...]:
 
 def finished(study: Study, directory: Path) -> dict[str, Any]:
     """The results of the finished cells, in the study's order. ValueError: one that cannot be read."""
-    results = {}
-    for name in study.cells:
-        path = _file(directory, name)
-        if path.is_file():
-            try:
-                results[name] = json.loads(path.read_bytes())["result"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path} records no cell: {error!r}; delete it to compute it anew") from error
-    return results
+    return {name: _recorded(directory, name)["result"] for name in study.cells if _file(directory, name).is_file()}
+
+
+def stale(study: Study, directory: Path, sha256: str) -> tuple[str, ...]:
+    """The names of the finished cells that another version of the experiment's file has computed."""
+    return tuple(name for name in finished(study, directory) if _recorded(directory, name)["sha256"] != sha256)
 
 
 def compute(study: Study, directory: Path, name: str, sha256: str) -> float:
@@ -77,7 +74,7 @@ def train(program: Program, key: Key, directory: Path, *, steps: int, every: int
     with Checkpoints(directory / "checkpoints", keep=1) as checkpoints, loop.interruption() as interruption:
         restored = checkpoints.restore(loop.abstract(program, key))
         start = (restored.step, restored.state) if restored else None
-        examples = records.images_per_step(program)
+        examples = records.images_per_step(program) * key.size
         with records.Records(directory, steps=steps, start=start[0] if start else 0, images_per_step=examples) as rows:
             hooks = (rows.hook(every), checkpoints.hook(every), interruption)
             result = loop.train(program, key, steps=steps, start=start, hooks=hooks)
@@ -107,6 +104,15 @@ def run(study: Study, directory: Path, names: tuple[str, ...], sha256: str, done
         if not _file(directory, name).is_file():
             done(name, compute(study, directory, name, sha256))
             report(study, directory)
+
+
+def _recorded(directory: Path, name: str) -> dict[str, Any]:
+    path = _file(directory, name)
+    try:
+        values = json.loads(path.read_bytes())
+        return {field: values[field] for field in ("result", "sha256")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} records no cell: {error!r}; delete it to compute it anew") from error
 
 
 def _file(directory: Path, name: str) -> Path:

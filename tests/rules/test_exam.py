@@ -1,18 +1,38 @@
 """Every rule of the catalogues passes the common exam, which knows its matrix; and a broken one fails it."""
 
 import jax
+import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gan_jax.base import Pair
 from gan_jax.games import spectra
 from gan_jax.rules import PLAIN_RULES, RULES, alternating, extragradient, plain, simultaneous
-from gan_jax.testing import check_rule
+from gan_jax.testing import bilinear_games, check_rule, quadratic_games, rates
 
 
 @pytest.mark.parametrize("name", (*RULES, *PLAIN_RULES))
 def test_every_rule_passes(name):
     check_rule(lambda rates: plain(name, rates), spectra.STEPS[name], period=spectra.PERIODS.get(name, 1))
+
+
+@settings(max_examples=6)  # each game is compiled
+@given(bilinear_games(), rates(), st.integers(1, 3))
+def test_alternating_preserves_volume_on_any_bilinear_game(known, rates, d_steps):
+    with jax.enable_x64(True):
+        matrix = spectra.linearise(known, plain("alternating", rates, d_steps=d_steps))
+    assert np.linalg.det(matrix) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["simultaneous", "extragradient", "consensus"])
+@settings(max_examples=6)
+@given(known=quadratic_games(), rates=rates())
+def test_a_step_on_any_quadratic_game_is_its_matrix(name, known, rates):
+    with jax.enable_x64(True):
+        matrix = spectra.linearise(known, plain(name, rates))
+    np.testing.assert_allclose(matrix, spectra.STEPS[name](known, rates), atol=1e-9)
 
 
 def sgd(rates):
