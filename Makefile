@@ -14,10 +14,10 @@ demo: $(READY)  ## train a DCGAN on the embedded digits; print its card, a grid 
 	$(BIN)/gan-jax sample runs/demo --n 100 --out runs/demo/grid.png
 
 test: $(READY)  ## the test suite, without its slow part
-	$(BIN)/pytest -m "not full"
+	$(BIN)/pytest -n auto --dist worksteal -m "not full"
 
 test-full: $(READY)  ## all of it: kill sweeps and whole trainings too
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 check: $(READY)  ## lint, format, types
 	$(BIN)/ruff check .
