@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from gan_jax.arithmetic import safe_sqrt
 from gan_jax.base import Key, Regularizer
 
 Critic = Callable[[Array], Array]
@@ -217,9 +218,7 @@ def _squared_slopes(critic: Critic, inputs: Float[Array, "B ..."]) -> Float[Arra
 
 def _slopes(critic: Critic, inputs: Float[Array, "B ..."]) -> Float[Array, " B"]:
     """Compute ‖∇ₓ critic(x)‖ of each example; where it is zero, its gradient is zero and not NaN."""
-    squares = _squared_slopes(critic, inputs)
-    # Both branches of a `where` are differentiated, so the root must not see a zero in either.
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+    return safe_sqrt(_squared_slopes(critic, inputs))
 
 
 def _check_weight(name: str, weight: Weight) -> None:

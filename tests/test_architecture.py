@@ -13,6 +13,7 @@ import pytest
 LAYERS = (
     "base",
     "provenance",
+    "arithmetic",
     "objectives",
     "divergences",
     "penalties",

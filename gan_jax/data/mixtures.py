@@ -1,7 +1,6 @@
 """Mixtures of Gaussians in the plane, sampled inside the compiled step: the toys on which modes can be counted."""
 
 import math
-from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from gan_jax.arithmetic import require_positive
 from gan_jax.base import Batches, Key
 
 
@@ -25,13 +25,6 @@ def _require(holds: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _require_positive(**values: float | Array) -> None:
-    """Refuse Python numbers that are not positive and finite; traced values pass."""
-    for name, value in values.items():
-        ok = not isinstance(value, Real) or (math.isfinite(value) and value > 0)
-        _require(ok, f"{name} is {value}: it must be positive and finite")
-
-
 def ring(modes: int = 8, radius: float | Array = 1.0, std: float | Array = 0.01) -> Mixture:
     """Return `modes` centres, evenly spaced on a circle about the origin, the first at angle 0.
 
@@ -39,7 +32,7 @@ def ring(modes: int = 8, radius: float | Array = 1.0, std: float | Array = 0.01)
         ValueError: no modes, or a radius or deviation that is not positive and finite.
     """
     _require(modes >= 1, f"modes is {modes}: a ring has at least 1")
-    _require_positive(radius=radius, std=std)
+    require_positive(radius=radius, std=std)
     angle = 2 * math.pi * jnp.arange(modes) / modes
     return Mixture("ring", radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1), std)
 
@@ -51,7 +44,7 @@ def grid(side: int = 5, spacing: float | Array = 2.0, std: float | Array = 0.05)
         ValueError: an empty side, or a spacing or deviation that is not positive and finite.
     """
     _require(side >= 1, f"side is {side}: a grid has at least 1 centre a side")
-    _require_positive(spacing=spacing, std=std)
+    require_positive(spacing=spacing, std=std)
     along = spacing * (jnp.arange(side) - (side - 1) / 2)
     return Mixture("grid", jnp.stack(jnp.meshgrid(along, along), axis=-1).reshape(-1, 2), std)
 

@@ -9,7 +9,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
-from gan_jax.divergences.arithmetic import Scalar, require_positive, safe_sqrt
+from gan_jax.arithmetic import Scalar, require_positive, safe_sqrt
 
 
 class Normal(NamedTuple):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gan_jax.divergences.arithmetic import Scalar, require_positive, safe_sqrt
+from gan_jax.arithmetic import Scalar, require_positive, safe_sqrt
 
 Kernel = Callable[[Float[Array, "N D"], Float[Array, "M D"]], Float[Array, "N M"]]
 

@@ -73,12 +73,12 @@ def test_a_deviation_may_be_traced(build):
     "build, arguments, word",
     [
         (mixtures.ring, {"modes": 0}, "modes is 0"),
-        (mixtures.ring, {"radius": 0.0}, "radius is 0.0"),
-        (mixtures.ring, {"std": -1.0}, "std is -1.0"),
-        (mixtures.ring, {"std": float("nan")}, "std is nan"),
+        (mixtures.ring, {"radius": 0.0}, "radius=0.0"),
+        (mixtures.ring, {"std": -1.0}, "std=-1.0"),
+        (mixtures.ring, {"std": float("nan")}, "std=nan"),
         (mixtures.grid, {"side": -1}, "side is -1"),
-        (mixtures.grid, {"spacing": float("inf")}, "spacing is inf"),
-        (mixtures.grid, {"std": 0}, "std is 0"),
+        (mixtures.grid, {"spacing": float("inf")}, "spacing=inf"),
+        (mixtures.grid, {"std": 0}, "std=0"),
     ],
 )
 def test_numbers_without_meaning_are_refused(build, arguments, word):

@@ -1,4 +1,4 @@
-"""What closed forms and samples share: a root with finite slopes, and the refusal of sizes that are none."""
+"""A root with finite slopes, and the refusal of sizes that are none."""
 
 import math
 from numbers import Real
