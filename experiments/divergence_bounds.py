@@ -3,7 +3,7 @@
 Command: gan-jax train divergence_bounds
 Result: bounds end within 0.7 % of the closed forms and were never above them; Neyman's at the wider q ends at 36 %.
     Three critics a bound
-Cost: 80 s of CPU time on two AMD EPYC cores (4.5 minutes beside other jobs)
+Cost: 1 min 33 s on two AMD EPYC cores, beside another job
 
 Each small critic maximises the variational bound E_p T − E_q f*(T) on fresh samples (Nowozin et al. 2016,
 arXiv 1606.00709), as the discriminator of the game that the divergence yields. Its true value, by quadrature, is

@@ -3,7 +3,7 @@
 Command: gan-jax train vanishing_gradients
 Result: at 8 deviations the minimax slope falls from 1e-2 to 5e-4 as the discriminator trains, the non-saturating one
     rises from 0.5 to 6.3, WGAN-GP's stays at 1.4. Means of three critics
-Cost: 45 s of CPU time on two AMD EPYC cores (2.4 minutes beside other jobs)
+Cost: 48 s on two AMD EPYC cores, beside another job
 
 Data N(0, 1), generator z + θ: its one parameter is the distance. Exact values and slopes at each distance, those
 that trained critics give, and the generator's slope along the training of its critic, under the saturating pair, the
