@@ -17,7 +17,7 @@ test: $(READY)  ## the test suite, without its slow part
 	$(BIN)/pytest -n auto --dist worksteal -m "not full"
 
 test-full: $(READY)  ## all of it: kill sweeps and whole trainings too
-	$(BIN)/pytest -n auto --dist worksteal
+	$(BIN)/pytest -n auto --dist worksteal --hypothesis-profile full
 
 check: $(READY)  ## lint, format, types
 	$(BIN)/ruff check .

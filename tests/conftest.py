@@ -18,5 +18,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 os.environ.setdefault("GAN_JAX_CACHE", str(Path(__file__).parents[1] / ".cache"))
 
 # Compilation dominates the first example, so Hypothesis's own deadline would measure XLA.
-settings.register_profile("gan_jax", deadline=None, derandomize="CI" in os.environ, max_examples=30)
-settings.load_profile("gan_jax")
+for profile, examples in (("quick", 12), ("full", 60)):
+    settings.register_profile(profile, deadline=None, derandomize="CI" in os.environ, max_examples=examples)
+settings.load_profile("quick")  # `make test-full` asks for the other
