@@ -2,7 +2,8 @@
 
 Command: gan-jax train mixture_modes
 Result: relativistic + R1 + R2, averaged, covers 8.0 of 8 and 25.0 of 25 modes with each of three seeds, 88.7 ± 0.2 %
-    and 32.6 ± 3.4 % of high quality; the other rows are yet to be run (docs/mixture_modes/report.md)
+    and 32.6 ± 3.4 % of high quality; a GAN on the ring 8.0 and 83.6 ± 0.3 %; the other cells are yet to be run
+    (docs/mixture_modes/report.md)
 Cost: a step of three seeds is 18 ms (GAN) to 36 ms (relativistic) on two quiet AMD EPYC cores: 12 to 24 minutes a cell,
     about 4 hours the table; the published length and ten seeds would be six days
 

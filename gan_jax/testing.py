@@ -179,7 +179,7 @@ def check_rule(
 
 
 def _check_moves(make: Callable[[Pair[Any]], UpdateRule], known: tuple[Known, ...]) -> None:
-    """Where a step may not go, and that it is a function."""
+    """Where a step may not go, and that it gives back what it was given."""
     for game in known:
         away = jax.tree.map(lambda leaf: jnp.asarray(leaf) + 0.3, game.solution)
 

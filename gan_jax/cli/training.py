@@ -122,17 +122,11 @@ def _open(name: str, words: Sequence[str]) -> _Run | _Study:
 
 def _check_meant(options: RunOptions, *, study: bool) -> None:
     """Raise ValueError for an option that was typed and means nothing here."""
-    name, value = next(
-        (
-            (name, value)
-            for name, value in dataclasses.asdict(options).items()
-            if value != getattr(RunOptions(), name) and name in (OF_RUNS if study else OF_STUDIES)
-        ),
-        (None, None),
-    )
-    if name is not None:
-        what = "is a study: its own fields say how long and from which seeds" if study else "is no study"
-        raise ValueError(f"--{name.replace('_', '-')} {value} means nothing here, where the experiment {what}")
+    for name in OF_RUNS if study else OF_STUDIES:
+        value = getattr(options, name)
+        if value != getattr(RunOptions, name):
+            what = "is a study: its own fields say how long and from which seeds" if study else "is no study"
+            raise ValueError(f"--{name.replace('_', '-')} {value} means nothing here, where the experiment {what}")
 
 
 def _open_study(experiment: Experiment, typed: _Typed, study: "Study") -> _Study:
@@ -223,12 +217,14 @@ def _study(opened: _Study, again: str) -> int:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    handler = signal.signal(signal.SIGTERM, interrupt)
     try:
         studies.run(study, directory, names, sha256, done)
     except KeyboardInterrupt:
         process.say(f"interrupted; resume with: {again}")
         return 75
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     text, figures = studies.report(study, directory)
     print(text)
     for figure in figures:

@@ -39,8 +39,8 @@ def gradient(
 
     With `lazy` = n the penalty is added on moves 0, n, 2n, ... and counts n times (lazy regularisation,
     Karras et al. 2019, arXiv 1912.04958, section 3.1); under vmap over points, where a conditional computes both of its
-    branches, that saves nothing. Of the loss's new stats only the player's own are kept:
-    the other network ran in train mode, and its new stats are dropped.
+    branches, that saves nothing. Of the loss's new stats only the player's own are kept: the other network ran in
+    train mode, and its new stats are dropped.
     """
     loss, penalty = getattr(game.losses, player), getattr(game.penalties, player)
 

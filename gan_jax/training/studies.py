@@ -46,7 +46,8 @@ def finished(study: Study, directory: Path) -> dict[str, Any]:
 
 def stale(study: Study, directory: Path, sha256: str) -> tuple[str, ...]:
     """The names of the finished cells that another version of the experiment's file has computed."""
-    return tuple(name for name in finished(study, directory) if _recorded(directory, name)["sha256"] != sha256)
+    there = (name for name in study.cells if _file(directory, name).is_file())
+    return tuple(name for name in there if _recorded(directory, name)["sha256"] != sha256)
 
 
 def compute(study: Study, directory: Path, name: str, sha256: str) -> float:
