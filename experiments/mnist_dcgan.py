@@ -84,6 +84,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     return model.program(
         partial(images.batches, source.train, config.batch),
         measure=evaluation.images(model, source),
+        score=evaluation.score_images(model, source),
         steps=3000,
         # XLA's own convolutions lose their threads in a loop on a CPU; the other lowerings do not.
         chunk=1 if config.lowering == "xla" else 10,

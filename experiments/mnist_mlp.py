@@ -78,6 +78,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     return model.program(
         partial(images.batches, source.train, config.batch),
         measure=evaluation.images(model, source),
+        score=evaluation.score_images(model, source),
         steps=20_000,
         chunk=50,
     )

@@ -147,6 +147,9 @@ class Program(NamedTuple):
     observe: `(key, state) -> batch` of what a person would look at ("image" or "x"), or {}.
     sample: `(key, state, n, label) -> samples [n, ...]`; None where there is nothing to sample.
     measure: `(key, state, n) -> the measured half of a metric card`, plain Python values.
+    score: `(key, state) -> named numbers`, cheap enough for every few hundred steps; the first is a distance, lower is
+        better, by which a run is stopped. None where there is none.
+    game: `state -> (game, point)`, what diagnostics probe; None for what is no game.
     steps: how long it is trained unless the caller says otherwise.
     chunk: how many steps make one compiled call (1 where convolutions would run inside a scan).
     """
@@ -157,6 +160,8 @@ class Program(NamedTuple):
     observe: Callable[[Key, State], Batch]
     sample: Callable[[Key, State, int, Array | None], Array] | None = None
     measure: Callable[[Key, State, int], Mapping[str, Any]] | None = None
+    score: Callable[[Key, State], Mapping[str, float]] | None = None
+    game: Callable[[State], tuple[Game, Point]] | None = None
     steps: int = 1000
     chunk: int = 1
 

@@ -1,6 +1,7 @@
 """How a GAN is measured: which samples are drawn, and what they are held against. The measures are in `metrics`."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import jax
@@ -9,13 +10,16 @@ from jax import Array
 
 from gan_jax.base import Key, State
 from gan_jax.data import images as image_sets
+from gan_jax.data import mixtures
 from gan_jax.data.images import Images
 from gan_jax.data.mixtures import Mixture
 from gan_jax.gan import GAN
-from gan_jax.metrics import card, features
+from gan_jax.metrics import card, features, frechet
+from gan_jax.metrics.frechet import Moments
 from gan_jax.metrics.modes import modes
 
 Measure = Callable[[Key, State, int], Mapping[str, Any]]
+Score = Callable[[Key, State], Mapping[str, float]]
 Sampler = Callable[[Key, State, int, Any], Array]  # (key, state, n, label) -> [n, ...]
 
 _BATCH = 500  # samples made at once: a batch of feature maps stays below a gigabyte
@@ -75,6 +79,63 @@ def points(model: GAN, mixture: Mixture) -> Measure:
         }
 
     return measure
+
+
+def score_images(model: GAN, source: Images, *, samples: int = 1000, reference: int = 5000) -> Score | None:
+    """Return `(key, state) -> {"frechet": ...}`, for every few hundred steps: the card's distance of fewer images.
+
+    A conditional GAN is asked for random labels. None where no extractor reads images of this kind.
+
+    Args:
+        model, source: as `images` takes them.
+        samples: images that are drawn; the same numbers each time, where the key is the same.
+        reference: images of the split that was trained on, the first so many.
+    """
+    try:
+        extractor = features.extractor(source.name)
+        extractor.check(source.train.image.shape[1:])
+    except ValueError:
+        return None
+    batch = min(samples, _BATCH)
+
+    @jax.jit
+    def sample(key: Key, state: State) -> Array:
+        return model.sample(key, state, batch)
+
+    @cache
+    def target() -> Moments:
+        return frechet.moments(extractor.all(np.asarray(image_sets.to_float(source.train.image[:reference])))[0])
+
+    def score(key: Key, state: State) -> Mapping[str, float]:
+        keys = jax.random.split(key, -(-samples // batch))
+        drawn = np.concatenate([np.asarray(sample(key, state)) for key in keys])[:samples]
+        return {"frechet": frechet.distance(frechet.moments(extractor.all(drawn)[0]), target())}
+
+    return score
+
+
+def score_points(model: GAN, mixture: Mixture, *, samples: int = 2500, directions: int = 64) -> Score:
+    """Return `(key, state) -> {"sliced_wasserstein": ..., "modes": ..., "high_quality": ...}` for a GAN of points.
+
+    Args:
+        model, mixture: as `points` takes them.
+        samples: points that are drawn of both; the same numbers each time, where the key is the same.
+        directions: on which they are compared.
+    """
+    from gan_jax.metrics import sliced
+
+    @jax.jit
+    def compare(key: Key, state: State) -> tuple[Array, Array]:
+        real_key, fake_key, direction_key = jax.random.split(key, 3)
+        real, fake = mixtures.sample(mixture, real_key, (samples,)), model.sample(fake_key, state, samples)
+        return fake, sliced.distance(direction_key, real, fake, directions=directions)
+
+    def score(key: Key, state: State) -> Mapping[str, float]:
+        fake, distance = jax.device_get(compare(key, state))
+        found = modes(fake, np.asarray(mixture.centres), float(mixture.std))
+        return {"sliced_wasserstein": float(distance), "modes": found.covered, "high_quality": found.high_quality}
+
+    return score
 
 
 def draw(sample: Sampler, key: Key, state: State, n: int, label: np.ndarray | int | None = None) -> np.ndarray:

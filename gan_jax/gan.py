@@ -101,6 +101,7 @@ class GAN(NamedTuple):
         batches: Callable[[int], Batches],
         *,
         measure: Callable[[Key, State, int], Mapping[str, Any]] | None = None,
+        score: Callable[[Key, State], Mapping[str, float]] | None = None,
         steps: int = 1000,
         chunk: int = 1,
     ) -> Program:
@@ -108,7 +109,7 @@ class GAN(NamedTuple):
 
         Args:
             batches: makes a stream of as many batches a step as it is asked for; the rule says how many.
-            measure, steps, chunk: Program's fields.
+            measure, score, steps, chunk: Program's fields.
         """
 
         def observe(key: Key, state: State) -> Batch:
@@ -126,6 +127,8 @@ class GAN(NamedTuple):
             observe=observe,
             sample=self.sample,
             measure=measure,
+            score=score,
+            game=lambda state: (self.game(self.hyper), state.point),
             steps=steps,
             chunk=chunk,
         )

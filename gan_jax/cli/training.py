@@ -154,7 +154,7 @@ def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run
     import jax
 
     from gan_jax.provenance import provenance
-    from gan_jax.training import loop, runs
+    from gan_jax.training import loop, runs, watch
     from gan_jax.training.checkpoints import Checkpoints
 
     options, config, directory, past = typed
@@ -176,6 +176,8 @@ def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run
         runs.create(directory, record)
         return _Run(directory, record, program, Checkpoints(directory / "checkpoints"))
     notes = tuple(f"{note}: the run may not end as it would have" for note in runs.check_same(directory, past, record))
+    if watch.rows(directory / watch.ALARM_ROWS):
+        notes += ("the run was stopped by an alarm and rolled back: the same steps come again, and end alike",)
     checkpoints = Checkpoints(directory / "checkpoints")
     restored = checkpoints.restore(like)
     if restored and restored.step % record.chunk and restored.step < record.steps:
@@ -237,7 +239,9 @@ def _run(run: _Run, again: str) -> int:
     import jax
 
     from gan_jax.base import Stop
+    from gan_jax.diagnostics.termination import Criteria
     from gan_jax.training import loop, records, runs
+    from gan_jax.training.watch import Watch
 
     directory, record, program, checkpoints, start, notes = run
     process.note(notes)
@@ -247,6 +251,15 @@ def _run(run: _Run, again: str) -> int:
         start=start[0] if start else 0,
         images_per_step=records.images_per_step(program),
     )
+    watch = Watch(
+        directory,
+        program,
+        runs.sampling_key(record.seed),
+        checkpoints,
+        start=start[0] if start else 0,
+        criteria=Criteria(patience=record.patience, equilibrium=record.equilibrium),
+    )
+    scores = (watch.hook(record.score_every),) if record.score_every and program.score else ()
     key, observe = jax.random.key(record.seed), program.observe
     with checkpoints, writer, loop.interruption() as interruption:
         # A checkpoint comes after the row and the picture of its step: resumed from it, a run makes them no more.
@@ -254,6 +267,7 @@ def _run(run: _Run, again: str) -> int:
             writer.hook(record.log_every),
             loop.finite(record.log_every),
             records.pictures(directory, observe, runs.sampling_key(record.seed), record.picture_every),
+            *scores,
             checkpoints.hook(record.checkpoint_every),
             interruption,
         )
@@ -261,15 +275,18 @@ def _run(run: _Run, again: str) -> int:
         stop = result.stop or Stop("done")
         if stop.code != 3 and not checkpoints.save(result.step, result.state):
             stop = Stop(f"the state is not finite at step {result.step}", 3)
-        saved = checkpoints.good
+        back = watch.roll_back(result.step, stop.reason) if stop.code == 3 else None
     if stop.code == 3:
-        kept = (
-            f"the last finite checkpoint is {directory / 'checkpoints' / str(saved[-1])}" if saved else "none was saved"
-        )
+        kept = "none was saved" if back is None else f"rolled back to {directory / 'checkpoints' / str(back)}"
         process.say(f"stopped: {stop.reason}; {kept}")
+    elif stop.code == 0 and result.stop:
+        process.say(f"done at step {result.step}: {stop.reason}")
     if stop.code == 75:
         process.say(f"{stop.reason} at step {result.step}; resume with: {again}")
     print(f"run: {directory}")
+    if best := watch.verdict.best:
+        where = directory / "checkpoints" / str(best.step)
+        print(f"best: {where}, score {best.score:.4g}; scoring took {watch.seconds:.1f} s")
     if pictures := sorted((directory / "samples").glob("[0-9]*.png")):
         print(f"picture: {pictures[-1]}")
     return stop.code

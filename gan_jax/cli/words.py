@@ -15,8 +15,9 @@ from tyro.conf import Positional, arg
 T = TypeVar("T")
 
 _INTERVALS = ("log_every", "picture_every", "checkpoint_every")
-RECORDED = ("seed", "data", "data_dir", *_INTERVALS)  # options that a run records as they are
-OF_RUNS = ("steps", "chunk", "seed", *_INTERVALS)  # options that a study has no use for
+_ENDS = ("score_every", "patience", "equilibrium")
+RECORDED = ("seed", "data", "data_dir", *_INTERVALS, *_ENDS)  # options that a run records as they are
+OF_RUNS = ("steps", "chunk", "seed", *_INTERVALS, *_ENDS)  # options that a study has no use for
 OF_STUDIES = ("cells",)  # and a run has none
 _OWN = arg(help_behavior_hint="(default: the experiment's)")
 PLAIN = (tyro.conf.DisallowNone, arg(name=""))  # without a prefix; None only by not typing the option
@@ -46,6 +47,12 @@ class RunOptions:
     """Steps between pictures."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
+    score_every: int = 500
+    """Steps between scores, where the experiment has one: a run that collapses is stopped and rolled back; 0: never."""
+    patience: int = 0
+    """Scores without a better one after which a run is done; 0: train to the last step."""
+    equilibrium: float = 0.0
+    """How near 1/2 all of D's means must be, over five scores, for a run to be done; 0: train to the last step."""
     cells: str = "*"
     """Which cells of a study are computed, as a pattern: 'grid-*'."""
 
@@ -55,6 +62,11 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give 1 or more")
+        for name, below in (("score_every", float("inf")), ("patience", float("inf")), ("equilibrium", 0.5)):
+            value = getattr(self, name)
+            if not 0 <= value < below:
+                hint = "0 or more" if below > 1 else f"0 or more, and less than {below}"
+                raise ValueError(f"--{name.replace('_', '-')} {value}: give {hint}; 0 switches it off")
         check_seed(self.seed)
 
 

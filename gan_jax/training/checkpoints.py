@@ -10,7 +10,7 @@ later, before a parser meets it.
 
 import hashlib
 import logging
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,18 @@ class Restored(NamedTuple):
     step: int
     state: State
     notes: tuple[str, ...]
+
+
+class _Kept:
+    """Orbax's preservation policy: the newest, and the one that is marked."""
+
+    def __init__(self, newest: int):
+        self.newest = newest
+        self.marked: int | None = None  # a step
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        return [step in sorted(steps)[-self.newest :] or step == self.marked for step in steps]
 
 
 class _Damaged(Exception):
@@ -130,7 +142,7 @@ def _writing(directory: Path) -> Generator[None]:
 class Checkpoints:
     """The checkpoints of a run, `directory/<step>/`; a context manager that waits for pending saves.
 
-    keep: how many of the newest stay.
+    keep: how many of the newest stay, besides the one that is marked.
     read_only: for a reader beside a running training: nothing in the directory changes.
     """
 
@@ -144,8 +156,9 @@ class Checkpoints:
         self._directory = directory.absolute()
         self._saving: int | None = None
         self._stale: set[int] = set()  # newer than what was restored: the next save replaces them
+        self._kept = _Kept(keep)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            preservation_policy=self._kept,
             read_only=read_only,
             create=not read_only,
             cleanup_tmp_directories=not read_only,  # what a killed save left
@@ -204,6 +217,22 @@ class Checkpoints:
                 force=True,
             )
         return True
+
+    def mark(self, step: int) -> None:
+        """Keep the checkpoint of a step however many follow, instead of the one marked before."""
+        self._kept.marked = step
+
+    def roll_back(self, step: int) -> None:
+        """Delete what is newer than the checkpoint of a step, so that it is what a restore finds.
+
+        ValueError: the step has no good checkpoint.
+        """
+        self._manager.wait_until_finished()
+        if step not in self.good:
+            raise ValueError(f"no good checkpoint at step {step}: there is {', '.join(map(str, self.good)) or 'none'}")
+        with _writing(self._directory):
+            for newer in [other for other in self.steps if other > step]:
+                self._manager.delete(newer)
 
     def hook(self, every: int) -> Hook:
         """Save every so many steps; stop with code 3 when the state is no longer finite."""

@@ -89,7 +89,7 @@ class Records:
 
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / "metrics.jsonl"
-        _cut(path, self._start)
+        cut(path, self._start)
         with ExitStack() as stack:
             rows = path.open("a", buffering=1)  # by the line: a kill tears the last one at most
             self._rows = stack.enter_context(rows)
@@ -151,8 +151,11 @@ class Records:
             self._events.add_scalar("images_per_second", rate, step)
 
 
-def _cut(path: Path, start: int) -> None:
-    """Drop the rows of steps past `start`, and lines that are none (a kill tears one), all at once or not at all."""
+def cut(path: Path, start: int) -> None:
+    """Drop the rows of steps past `start` from a file of JSON lines, and lines that are none (a kill tears one).
+
+    All at once or not at all.
+    """
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)

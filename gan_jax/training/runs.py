@@ -3,6 +3,7 @@
 - config.json: the configuration and all else that the numbers follow from, a `Record`
 - metrics.jsonl: a row for each logged step; TensorBoard's events lie beside it
 - samples/: pictures
+- scores.jsonl, best.json, alarms.jsonl: what a watched run came to, see `watch`
 - checkpoints/: states
 - card.json: the metric card, once evaluated
 """
@@ -44,6 +45,9 @@ class Record:
     picture_every: int
     checkpoint_every: int
     provenance: Mapping[str, Any]
+    score_every: int = 0
+    patience: int = 0
+    equilibrium: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
