@@ -69,6 +69,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     return model.program(
         partial(mixtures.batches, mixture, config.batch),
         measure=evaluation.points(model, mixture),
+        score=evaluation.score_points(model, mixture),
         steps=20_000,
         chunk=100,
     )

@@ -13,8 +13,9 @@ from gan_jax.data import images as image_sets
 from gan_jax.data import mixtures
 from gan_jax.data.images import Images
 from gan_jax.data.mixtures import Mixture
+from gan_jax.diagnostics.collapse import collapse
 from gan_jax.gan import GAN
-from gan_jax.metrics import card, features, frechet
+from gan_jax.metrics import card, features, frechet, sliced
 from gan_jax.metrics.frechet import Moments
 from gan_jax.metrics.modes import modes
 
@@ -82,9 +83,11 @@ def points(model: GAN, mixture: Mixture) -> Measure:
 
 
 def score_images(model: GAN, source: Images, *, samples: int = 1000, reference: int = 5000) -> Score | None:
-    """Return `(key, state) -> {"frechet": ...}`, for every few hundred steps: the card's distance of fewer images.
+    """Return `(key, state) -> {"frechet": ..., ...}` for every few hundred steps: the card's distance of fewer images.
 
     A conditional GAN is asked for random labels. None where no extractor reads images of this kind.
+
+    Beside it stand two signs of mode collapse, "diversity" and "coverage" (see `diagnostics.collapse`).
 
     Args:
         model, source: as `images` takes them.
@@ -103,13 +106,16 @@ def score_images(model: GAN, source: Images, *, samples: int = 1000, reference: 
         return model.sample(key, state, batch)
 
     @cache
-    def target() -> Moments:
-        return frechet.moments(extractor.all(np.asarray(image_sets.to_float(source.train.image[:reference])))[0])
+    def target() -> tuple[Moments, np.ndarray]:
+        real, _ = extractor.all(np.asarray(image_sets.to_float(source.train.image[:reference])))
+        return frechet.moments(real), real[:samples]
 
     def score(key: Key, state: State) -> Mapping[str, float]:
         keys = jax.random.split(key, -(-samples // batch))
         drawn = np.concatenate([np.asarray(sample(key, state)) for key in keys])[:samples]
-        return {"frechet": frechet.distance(frechet.moments(extractor.all(drawn)[0]), target())}
+        made, _ = extractor.all(drawn)
+        moments, real = target()
+        return {"frechet": frechet.distance(frechet.moments(made), moments), **collapse(real, made)._asdict()}
 
     return score
 
@@ -122,7 +128,6 @@ def score_points(model: GAN, mixture: Mixture, *, samples: int = 2500, direction
         samples: points that are drawn of both; the same numbers each time, where the key is the same.
         directions: on which they are compared.
     """
-    from gan_jax.metrics import sliced
 
     @jax.jit
     def compare(key: Key, state: State) -> tuple[Array, Array]:

@@ -34,6 +34,7 @@ from gan_jax.base import (
     Stats,
     UpdateRule,
 )
+from gan_jax.diagnostics.saturation import saturation
 
 
 class Hypers(NamedTuple):
@@ -242,8 +243,9 @@ def adversarial(
 
     Fakes get the labels of the batch: both sides then show each class equally often. The penalty is called with
     its loss's key and derives the same latents and masks from it, so XLA computes them once.
-    Metrics: "generator/loss", "discriminator/loss", "discriminator/penalty", and "discriminator/real" and
-    "discriminator/fake", the means of D(x) and D(G(z)) with D the logistic function of the logit.
+    Metrics: "generator/loss", "discriminator/loss", "discriminator/penalty", "discriminator/real" and
+    "discriminator/fake", the means of D(x) and D(G(z)) with D the logistic function of the logit, and those of
+    `diagnostics.saturation`.
     """
 
     def play(params: Pair[Params], stats: Pair[Stats], key: Key, batch: Batch) -> tuple[Any, ...]:
@@ -287,8 +289,8 @@ def adversarial(
     ) -> tuple[Array, tuple[Pair[Stats], Metrics]]:
         real, fake, stats, _ = play(params, stats, key, batch)
         loss = objective.discriminator(real, fake).mean()
-        shares = {"discriminator/real": jax.nn.sigmoid(real).mean(), "discriminator/fake": jax.nn.sigmoid(fake).mean()}
-        return loss, (stats, {"discriminator/loss": loss, **shares})
+        outputs = {"discriminator/real": jax.nn.sigmoid(real).mean(), "discriminator/fake": jax.nn.sigmoid(fake).mean()}
+        return loss, (stats, {"discriminator/loss": loss, **outputs, **saturation(objective, real, fake)})
 
     def discriminator_penalty(
         params: Pair[Params], stats: Pair[Stats], key: Key, batch: Batch

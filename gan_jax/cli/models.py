@@ -1,10 +1,10 @@
-"""gan-jax sample and evaluate: what is done with a trained model."""
+"""gan-jax sample, evaluate and diagnose: what is done with a run, be it finished or not."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gan_jax.cli import process
-from gan_jax.cli.words import Evaluate, Sample, check_seed
+from gan_jax.cli.words import Diagnose, Evaluate, Sample, check_seed
 
 if TYPE_CHECKING:  # JAX is imported where it is needed: `--help` does not wait for it
     from gan_jax.training.runs import Trained
@@ -61,28 +61,56 @@ def evaluate(command: Evaluate) -> int:
         if trained.program.measure is None:
             raise ValueError(f"{command.run} is a run of {record.experiment}, whose program has nothing to measure")
 
+        from gan_jax.metrics import card as cards
         from gan_jax.provenance import provenance
         from gan_jax.training import runs
 
         process.keep_compiled()
         # Nothing is written before it has an answer, and `n` may still turn out to be too few for a metric.
         measured = trained.program.measure(runs.sampling_key(command.seed), trained.state, command.n)
+        card = {
+            "measured": measured,
+            "run": str(command.run),
+            "step": trained.step,
+            "seed": command.seed,
+            "n": command.n,
+            "experiment": record.experiment,
+            "config": record.config,
+            "data": record.data,
+            "provenance": provenance(),
+        }
+        if isinstance(measured.get("reference"), dict):
+            cards.check(card)
     process.note(trained.notes)
-    card = {
-        "measured": measured,
-        "run": str(command.run),
-        "step": trained.step,
-        "seed": command.seed,
-        "n": command.n,
-        "experiment": record.experiment,
-        "config": record.config,
-        "data": record.data,
-        "provenance": provenance(),
-    }
     runs.write_json(command.run / "card.json", card)
     print(f"{record.experiment} at step {trained.step}, {command.n} samples, seed {command.seed}")
     rows = runs.flat(measured)
     for name, value in rows.items():
         print(f"  {name:<{max(map(len, rows))}}  {f'{value:.6g}' if isinstance(value, float) else value}")
     print(f"card: {command.run / 'card.json'}")
+    return 0
+
+
+def diagnose(command: Diagnose) -> int:
+    """Do `gan-jax diagnose` and return the exit code: 0, whatever is found."""
+    with process.preparing():
+        check_seed(command.seed)
+        if command.products < 0:
+            raise ValueError(f"--products {command.products}: give 1 or more, or 0 for no probe")
+
+        from gan_jax.training import diagnosis, pictures, runs
+
+        process.hush()
+        process.keep_compiled()
+        record = runs.model_record(command.run)
+        probed = step = None
+        if command.products and (trained := runs.newest(command.run, data_dir=command.data_dir)):
+            probed = diagnosis.examine(trained.program, trained.state, products=command.products, seed=command.seed)
+            step = trained.step
+            process.note(trained.notes)
+        found = diagnosis.diagnose(command.run, record, probed, step)
+    for line in found.lines:
+        print(line)
+    pictures.write(found.figure, command.run / "diagnosis.png")
+    print(f"plots: {command.run / 'diagnosis.png'}")
     return 0

@@ -116,6 +116,20 @@ class Evaluate:
     """Where the data sets are, if not where they were."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Diagnose:
+    """Say whether a run is well, ill or done, from its records and its newest checkpoint; draw RUN/diagnosis.png."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The directory of a run, finished or running."""
+    products: int = 30
+    """Products with the Jacobian of the game at the newest checkpoint, for its leading eigenvalues; 0: no probe."""
+    seed: int = 0
+    """The same seed probes on the same batch."""
+    data_dir: str | None = None
+    """Where the data sets are, if not where they were."""
+
+
 def check_seed(seed: int) -> None:
     """Raise ValueError for a seed that JAX would wrap to another one's."""
     if not 0 <= seed < 2**32:

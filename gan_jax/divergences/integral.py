@@ -5,6 +5,7 @@ from collections.abc import Callable
 import chex
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from gan_jax.arithmetic import Scalar, require_positive, safe_sqrt
@@ -96,6 +97,19 @@ def energy_kernel() -> Kernel:
     return lambda x, y: -safe_sqrt(_squared_distances(x, y))
 
 
+def polynomial_kernel(degree: int = 3) -> Kernel:
+    """Make k(x, y) = (x·y/D + 1)^degree, which compares moments up to that order.
+
+    Raises:
+        ValueError: a degree that is not positive and finite.
+
+    Bińkowski et al. 2018 (arXiv 1801.01401), whose KID is that of degree 3.
+    """
+    require_positive(degree=degree)
+    return lambda x, y: (jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST) / x.shape[1] + 1.0) ** degree
+
+
+# Of differences: blind to where the origin is, as the polynomial kernel is not.
 KERNELS = {f.__name__: f for f in (gaussian_kernel, rational_quadratic_kernel, energy_kernel)}
 
 

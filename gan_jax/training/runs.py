@@ -273,10 +273,24 @@ def load(directory: str | Path, *, data_dir: str | None = None) -> Trained:
     ValueError: not a run, a run without a checkpoint yet, or one that its experiment's file no
     longer fits.
     """
-    directory = Path(directory)
+    trained = newest(directory, data_dir=data_dir)
+    if trained is None:
+        raise ValueError(f"{directory} has no checkpoint yet: train it first, gan-jax train --resume continues it")
+    return trained
+
+
+def model_record(directory: Path) -> Record:
+    """What a directory says of its run. ValueError if it is none, or a study's."""
     record = read(directory)
     if isinstance(record, StudyRecord):
         raise ValueError(f"{directory} is a study, {record.experiment}: it has no model, see its report.md")
+    return record
+
+
+def newest(directory: str | Path, *, data_dir: str | None = None) -> Trained | None:
+    """What `load` gives, or None while there is no checkpoint."""
+    directory = Path(directory)
+    record = model_record(directory)
     program, experiment = rebuild(record, data_dir)
     notes = []
     if sha256(experiment) != record.sha256:
@@ -286,5 +300,5 @@ def load(directory: str | Path, *, data_dir: str | None = None) -> Trained:
         with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
             restored = checkpoints.restore(loop.abstract(program, jax.random.key(record.seed)))
     if restored is None:
-        raise ValueError(f"{directory} has no checkpoint yet: train it first, gan-jax train --resume continues it")
+        return None
     return Trained(program, restored.state, restored.step, record, (*notes, *restored.notes))

@@ -23,7 +23,7 @@ from gan_jax.training import records, runs
 from gan_jax.training.checkpoints import Checkpoints
 
 SCORES, ALARM_ROWS = "scores.jsonl", "alarms.jsonl"
-_OUTPUTS = ("discriminator/real", "discriminator/fake")  # the means of D(x) and D(G(z)), as games name them
+OUTPUTS = ("discriminator/real", "discriminator/fake")  # the means of D(x) and D(G(z)), as games name them
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def series(recorded: Sequence[Mapping[str, Any]]) -> list[Score]:
     def number(value: float | None) -> float:
         return np.nan if value is None else value
 
-    return [Score(row["step"], *(number(row.get(name)) for name in ("score", *_OUTPUTS))) for row in recorded]
+    return [Score(row["step"], *(number(row.get(name)) for name in ("score", *OUTPUTS))) for row in recorded]
 
 
 class Watch:
@@ -90,7 +90,7 @@ class Watch:
                 return Continue()
             began = time.monotonic()
             taken = {name: float(value) for name, value in score(self._key, state).items()}
-            means = jax.device_get({name: metrics[name] for name in _OUTPUTS if name in metrics})
+            means = jax.device_get({name: metrics[name] for name in OUTPUTS if name in metrics})
             seconds = time.monotonic() - began
             self._seconds += seconds
             name = next(iter(taken))

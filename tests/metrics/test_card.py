@@ -1,10 +1,14 @@
 """The card of an extractor that can be computed by hand."""
 
+import copy
+
 import numpy as np
 import pytest
 
 from gan_jax.metrics import card
 from gan_jax.metrics.features import Extractor
+
+CORNERS = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.float32)
 
 
 def toy(images):
@@ -15,21 +19,37 @@ def toy(images):
     return flat[:, :2], logits.astype(np.float32)
 
 
+EXTRACTOR = Extractor("toy", "abc", {"test_accuracy": 1.0, "size": 1, "channels": 3}, toy)
+
+
 def pictures(mean, classes):
-    corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.float32) + np.float32(mean)
-    return np.concatenate([corners, np.asarray(classes, np.float32)[:, None]], axis=1).reshape(4, 1, 1, 3)
+    """Two squares of corners, one twice the other, about a mean in the plane of features."""
+    points = np.concatenate([CORNERS, 2 * CORNERS]) + np.float32(mean)
+    named = np.tile(np.asarray(classes, np.float32), 2)[:, None]
+    return (np.concatenate([points, named], axis=1)).reshape(8, 1, 1, 3)
+
+
+@pytest.fixture(autouse=True)
+def any_pixels(monkeypatch):
+    """The toy's pixels are features: they need not lie in [-1, 1]."""
+
+    def every(self, images, batch=500):
+        features, logits = self.apply(images)
+        odds = np.exp(logits)
+        return features, odds / odds.sum(axis=1, keepdims=True)
+
+    monkeypatch.setattr(Extractor, "all", every)
 
 
 def test_by_hand():
-    extractor = Extractor("toy", "abc", {"test_accuracy": 1.0}, toy)
     reference = pictures((0, 0), [0, 1, 2, 0])
     made = card.images(
-        extractor,
+        EXTRACTOR,
         reference,
         held_out=pictures((1, 0), [0, 1, 2, 0]),
         generated=pictures((2, 0), [0, 0, 0, 1]),
         untrained=pictures((0, 5), [0, 0, 0, 0]),
-        asked=np.array([0, 0, 2, 1]),
+        asked=np.array([0, 0, 2, 1] * 2),
     )
     # Equal covariances: the distance is that of the means, squared.
     expected = {"generator": 4, "untrained": 25, "real": 1, "gap_closed": 21 / 24}
@@ -38,12 +58,65 @@ def test_by_hand():
     assert made["confidence"] == pytest.approx(2.6 / 4.0)
     assert made["label_accuracy"] == 0.75
     assert made["extractor"] == {"name": "toy", "sha256": "abc", "test_accuracy": 1.0}
-    assert made["counts"] == {"reference": 4, "held_out": 4, "samples": 4}
+    assert made["counts"] == {"reference": 8, "held_out": 8, "samples": 8}
+    # Each image's odds are 26 : 7 : 7, and three in four name class 0.
+    each, all_in_all = np.array([26, 7, 7]) / 40, (3 * np.array([26, 7, 7]) + np.array([7, 26, 7])) / 160
+    for name, law in (("conditional_entropy", each), ("marginal_entropy", all_in_all)):
+        assert made["inception"][name] == pytest.approx(-np.sum(law * np.log(law)), rel=1e-5)
+
+
+def test_the_data_themselves_are_precise_and_complete_and_copies():
+    reference = pictures((0, 0), [0, 1, 2, 0])
+    shifted = pictures((0.1, 0), [0, 1, 2, 0])
+    made = card.images(EXTRACTOR, reference, shifted, reference, pictures((9, 9), [0, 0, 0, 0]))
+    assert [made["coverage"][name] for name in ("precision", "recall", "coverage")] == [1, 1, 1]
+    assert made["memory"] == {"ratio": 0.0, "share": 1.0}
+    assert made["frechet"]["gap_closed"] > 1  # nearer to the data than unseen data are
 
 
 def test_labels_are_judged_only_where_some_were_asked_for():
-    extractor = Extractor("toy", "abc", {}, toy)
     same = pictures((0, 0), [0, 1, 2, 0])
-    made = card.images(extractor, same, pictures((1, 0), [0, 0, 0, 0]), same, pictures((3, 0), [0, 0, 0, 0]))
+    made = card.images(EXTRACTOR, same, pictures((1, 0), [0, 0, 0, 0]), same, pictures((3, 0), [0, 0, 0, 0]))
     assert "label_accuracy" not in made
-    assert made["frechet"]["gap_closed"] == pytest.approx(9 / 8)  # nearer to the data than unseen data are
+    assert made["frechet"]["gap_closed"] == pytest.approx(9 / 8)
+
+
+@pytest.mark.parametrize(("place", "kind"), [(1, "reference"), (2, "held-out"), (3, "generated")])
+def test_fewer_images_than_features_are_refused(place, kind):
+    sides = [EXTRACTOR, *(pictures((0, 0), [0, 1, 2, 0]) for _ in range(4))]
+    sides[place] = sides[place][:2]
+    sides[4] = sides[4][: len(sides[3])]
+    with pytest.raises(ValueError, match=f"2 {kind} images are too few for 2 features: take 3 or more"):
+        card.images(*sides)
+
+
+COMPLETE = {
+    "seed": 0,
+    "n": 10,
+    "step": 0,
+    "measured": {
+        "frechet": {},
+        "extractor": {"sha256": "ab"},
+        "counts": {"reference": 1, "held_out": 2, "samples": 3},
+        "reference": {"data": "d", "sha256": "cd", "split": "train", "held_out": "test", "preprocessing": "p"},
+    },
+    "provenance": {"versions": {"jax": "1"}, "code": {"sha256": "ef"}},
+}
+PLACES = [
+    *(("seed",), ("n",), ("step",), ("provenance", "versions"), ("provenance", "code", "sha256")),
+    *(("measured", "extractor", "sha256"), ("measured", "reference", "split"), ("measured", "counts", "samples")),
+    ("measured", "reference", "preprocessing"),
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=".".join)
+@pytest.mark.parametrize("nothing", ["", None, {}], ids=repr)
+def test_no_score_without_its_protocol(place, nothing):
+    card.check(COMPLETE)
+    lacking = copy.deepcopy(COMPLETE)
+    at = lacking
+    for name in place[:-1]:
+        at = at[name]
+    at[place[-1]] = nothing
+    with pytest.raises(ValueError, match=f"the metric card lacks {'.'.join(place)}"):
+        card.check(lacking)
