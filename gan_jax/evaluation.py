@@ -86,6 +86,7 @@ def score_images(model: GAN, source: Images, *, samples: int = 1000, reference: 
     """Return `(key, state) -> {"frechet": ..., ...}` for every few hundred steps: the card's distance of fewer images.
 
     A conditional GAN is asked for random labels. None where no extractor reads images of this kind.
+    NaN where a sample is not finite.
 
     Beside it stand two signs of mode collapse, "diversity" and "coverage" (see `diagnostics.collapse`).
 
@@ -113,6 +114,8 @@ def score_images(model: GAN, source: Images, *, samples: int = 1000, reference: 
     def score(key: Key, state: State) -> Mapping[str, float]:
         keys = jax.random.split(key, -(-samples // batch))
         drawn = np.concatenate([np.asarray(sample(key, state)) for key in keys])[:samples]
+        if not np.isfinite(drawn).all():
+            return {"frechet": np.nan}
         made, _ = extractor.all(drawn)
         moments, real = target()
         return {"frechet": frechet.distance(frechet.moments(made), moments), **collapse(real, made)._asdict()}
@@ -122,6 +125,8 @@ def score_images(model: GAN, source: Images, *, samples: int = 1000, reference: 
 
 def score_points(model: GAN, mixture: Mixture, *, samples: int = 2500, directions: int = 64) -> Score:
     """Return `(key, state) -> {"sliced_wasserstein": ..., "modes": ..., "high_quality": ...}` for a GAN of points.
+
+    NaN where a sample is not finite.
 
     Args:
         model, mixture: as `points` takes them.
@@ -137,6 +142,8 @@ def score_points(model: GAN, mixture: Mixture, *, samples: int = 2500, direction
 
     def score(key: Key, state: State) -> Mapping[str, float]:
         fake, distance = jax.device_get(compare(key, state))
+        if not np.isfinite(fake).all():
+            return {"sliced_wasserstein": np.nan}
         found = modes(fake, np.asarray(mixture.centres), float(mixture.std))
         return {"sliced_wasserstein": float(distance), "modes": found.covered, "high_quality": found.high_quality}
 

@@ -80,3 +80,58 @@ def test_points_of_the_mixture_itself_cover_it():
     card = evaluation.points(Model, ring)(jax.random.key(0), None, 2500)
     assert card["modes"]["covered"] == card["reference"]["modes"] == 8
     assert card["modes"]["high_quality"] > 0.97
+
+
+def test_the_score_of_points_of_the_mixture_itself_is_the_noise_of_sampling():
+    ring = mixtures.ring()
+
+    class Model:
+        @staticmethod
+        def sample(key, state, n):
+            return mixtures.sample(ring, key, (n,)) + state[None, :]
+
+    score = evaluation.score_points(Model, ring, samples=2000)
+    same, shifted = (score(jax.random.key(0), np.array([offset, 0.0], np.float32)) for offset in (0.0, 0.5))
+    # A shift by v moves each projection by θ·v, whose mean size on the circle is 2|v|/π.
+    assert same["sliced_wasserstein"] < 0.05
+    np.testing.assert_allclose(shifted["sliced_wasserstein"], 2 * 0.5 / np.pi, rtol=0.15)
+    assert (same["modes"], shifted["high_quality"]) == (8, 0.0)
+    assert next(iter(same)) == "sliced_wasserstein"  # by which a run is stopped
+
+
+def test_the_score_of_images_is_the_cards_distance_and_sees_a_collapse():
+    _, source, _ = tiny("digits")
+
+    class Model:
+        classes = 0
+
+        @staticmethod
+        def sample(key, state, n):
+            index = jax.random.randint(key, (n,), 0, state)
+            return images.to_float(source.test.image)[index]
+
+    score = evaluation.score_images(Model, source, samples=600, reference=1500)
+    many, one = (score(jax.random.key(0), many) for many in (1000, 1))
+    assert many["frechet"] < 0.05 * one["frechet"]
+    assert many["diversity"] > 0.8 and many["coverage"] > 0.8
+    assert one["diversity"] < 0.01 and one["coverage"] < 0.05
+
+
+def test_samples_that_are_not_finite_have_no_score():
+    _, source, _ = tiny("digits")
+
+    class Model:
+        @staticmethod
+        def sample(key, state, n):
+            return np.full((n, *state.shape), np.nan) + state[None]
+
+    for score, shape in (
+        (evaluation.score_images(Model, source, samples=10), (28, 28, 1)),
+        (evaluation.score_points(Model, mixtures.ring(), samples=10), (2,)),
+    ):
+        assert all(np.isnan(value) for value in score(jax.random.key(0), np.zeros(shape)).values())
+
+
+def test_images_that_no_extractor_reads_have_no_score():
+    _, source, _ = tiny("digits")
+    assert evaluation.score_images(None, source._replace(name="folder:somewhere")) is None

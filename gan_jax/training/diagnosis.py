@@ -192,7 +192,7 @@ def _figure(metrics: Rows, scores: Rows, criteria: Criteria, probed: Probed | No
         for level in levels:
             ax.axhline(level, color="0.6", lw=0.8, ls=":")
         ax.set(title=title, xlabel="step")
-        if ax.lines:
+        if ax.get_legend_handles_labels()[0]:
             ax.legend(fontsize=7, frameon=False)
 
     curves(
