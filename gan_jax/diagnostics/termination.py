@@ -29,7 +29,9 @@ class Criteria:
     rise: float = 1.35
     """A level this many times the best one is a collapse; inf: never."""
     learnt: float = 0.5
-    """A run whose best level is above this share of its first score cannot collapse: it has learnt nothing yet."""
+    """In warm-up only a run whose best level is below this share of its first score can collapse: others wander yet."""
+    warmup: int = 20
+    """Scores of the warm-up."""
     patience: int = 0
     """Scores in a row without a better level that make a plateau; 0: never."""
     gain: float = 0.02
@@ -43,6 +45,7 @@ class Criteria:
             "window": (self.window >= 1, "1 or more"),
             "rise": (self.rise > 1, "more than 1: 1.35 is a third worse than the best"),
             "learnt": (0 < self.learnt <= 1, "a share in (0, 1]"),
+            "warmup": (self.warmup >= 0, "0 or more"),
             "patience": (self.patience >= 0, "0 or more: 0 never stops"),
             "gain": (0 <= self.gain < 1, "a share in [0, 1)"),
             "equilibrium": (0 <= self.equilibrium < 0.5, "a distance in [0, 1/2): 0 never stops"),
@@ -110,7 +113,8 @@ def judge(rows: Sequence[Score], criteria: Criteria = Criteria()) -> Verdict:
         return Verdict("going on", "", best)
 
     lowest, last = float(series[criteria.window - 1 :].min()), float(series[-1])
-    if lowest <= criteria.learnt * scores[0] and last > criteria.rise * lowest:
+    settled = len(finite) > criteria.warmup or lowest <= criteria.learnt * scores[0]
+    if settled and last > criteria.rise * lowest:
         times = f"{last / lowest:.3g} times its best" if lowest else "and was 0"
         return Verdict("collapse", f"the score is {last:.4g}, {times} (step {best.step})", best)
 

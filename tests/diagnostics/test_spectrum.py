@@ -185,6 +185,8 @@ def test_it_goes_on_where_the_rightmost_is_hidden_and_says_where_it_had_to_stop(
         here = at(known.solution, jnp.float64)
         cut = rightmost(known.game, KEY, here, {}, limit=15)
         found = rightmost(known.game, KEY, here, {})
+        rough = rightmost(known.game, KEY, here, {}, tolerance=2.0)
+    assert rough.products == 20
     assert cut.products == 15
     assert cut.rightmost_error > 1e-3
     assert 20 < found.products <= 80

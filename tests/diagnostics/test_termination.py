@@ -77,9 +77,10 @@ def test_the_first_bad_score_after_good_ones_is_not_the_best():
     assert judge(series).best.score == 19.0
 
 
-def test_a_run_that_has_learnt_nothing_yet_cannot_collapse():
+def test_a_run_that_has_learnt_nothing_cannot_collapse_in_warm_up():
     wandering = [10.0, 6.0, 6.0, 6.0, 6.0, 9.0, 9.0, 9.0, 9.0]
     assert not judge(rows(wandering)).ends
+    assert judge(rows(wandering), Criteria(warmup=8)).kind == "collapse"
     assert judge(rows(wandering), Criteria(learnt=0.7)).kind == "collapse"
 
 
@@ -123,7 +124,15 @@ def test_nothing_is_said_of_nothing():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("window", 0), ("rise", 1.0), ("learnt", 0.0), ("patience", -1), ("gain", 1.0), ("equilibrium", 0.5)],
+    [
+        ("window", 0),
+        ("rise", 1.0),
+        ("learnt", 0.0),
+        ("warmup", -1),
+        ("patience", -1),
+        ("gain", 1.0),
+        ("equilibrium", 0.5),
+    ],
 )
 def test_criteria_out_of_range_are_refused(field, value):
     with pytest.raises(ValueError, match=f"{field} is {value}: give "):
