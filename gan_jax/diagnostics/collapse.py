@@ -13,12 +13,12 @@ from gan_jax.metrics.coverage import coverage
 
 
 class Collapse(NamedTuple):
-    """Two signs of collapse, each against what samples of the data itself would show: about 1 is healthy.
+    """Two signs of collapse, each at least 0 and about 1 where samples are like the data; one alone may miss it.
 
-    diversity: at least 0, and 0 where all samples are one point. It may exceed 1 (noise lies far apart), and misses a
-        collapse to a few distant modes.
-    coverage: at least 0, and near 0 at one point; how much of the data has a generated sample among its neighbours.
-        It misses samples that lie too close together around all of the data.
+    diversity: 0 where all samples are one point. Noise lies further apart than data and has more than 1; a few points
+        far from each other have about 1.
+    coverage: next to 0 where all samples are one example of the data. In many dimensions one point at its mean may have
+        1, as it lies nearer to most examples than they do to each other.
     """
 
     diversity: float
@@ -52,4 +52,4 @@ def collapse(real: Float[np.ndarray, "N F"], fake: Float[np.ndarray, "M F"], *, 
 def spread(points: Float[Array, "N F"]) -> Float[Array, ""]:
     """Return the mean Euclidean distance over all pairs of different samples, N at least 2; it may be traced."""
     n = len(points)
-    return -jnp.sum(energy_kernel()(points, points)) / (n * (n - 1))
+    return jnp.sum(-energy_kernel()(points, points)) / (n * (n - 1))

@@ -61,12 +61,15 @@ def memory(
     sets = {"train": train, "generated": generated, "held_out": held_out}
     flat = {name: np.reshape(each, (len(each), math.prod(each.shape[1:]))) for name, each in sets.items()}
     require_samples(**flat)
-    found, expected = (nearest(flat[name], flat["train"]) for name in ("generated", "held_out"))
-    typical = np.median(expected.distances)
+    found = nearest(np.concatenate([flat["generated"], flat["held_out"]]), flat["train"])
+    distances, expected = np.split(found.distances, [len(generated)])
+    typical = np.median(expected)
     if typical == 0:
         raise ValueError("half of held_out are copies of training examples: give a split that was not trained on")
-    share = np.mean(found.distances <= np.percentile(expected.distances, percentile))
-    return Memory(float(np.median(found.distances) / typical), float(share), found)
+    share = np.mean(distances <= np.percentile(expected, percentile))
+    return Memory(
+        float(np.median(distances) / typical), float(share), Nearest(distances, found.indices[: len(generated)])
+    )
 
 
 def nearest(points: Float[np.ndarray, "n F"], others: Float[np.ndarray, "N _F"]) -> Nearest:
@@ -79,10 +82,10 @@ def nearest(points: Float[np.ndarray, "n F"], others: Float[np.ndarray, "N _F"])
     """
     require_samples(points=points, others=others)
     with jax.enable_x64(True):
-        return Nearest(*map(np.asarray, _nearest(*centred(points, others))))
+        return Nearest(*map(np.asarray, _nearest(*centred(others, points))))
 
 
 @jax.jit
-def _nearest(points: Float[Array, "n F"], others: Float[Array, "N F"]) -> tuple[Array, Array]:
+def _nearest(others: Float[Array, "N F"], points: Float[Array, "n F"]) -> tuple[Array, Array]:
     indices = in_blocks(lambda point: jnp.argmin(squared_distances(point, others)[0]), points)
     return jnp.linalg.norm(points - others[indices], axis=-1), indices

@@ -1,6 +1,7 @@
 """Layers that Flax does not have: resampling convolutions with a chosen lowering, conditional normalisation."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from flax import nnx
 from jax import Array
 from jax.nn.initializers import Initializer
 
-from gan_jax.networks.lowerings import Map
+from gan_jax.networks.lowerings import Lowering, Map
 
 # DCGAN's initial values (Radford et al. 2015, arXiv 1511.06434, section 4).
 normal_init = jax.nn.initializers.normal(0.02)
@@ -28,6 +29,74 @@ class Strided(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """Return the resampled images."""
         return self.map(x, self.kernel[...]) + self.bias[None, None, None]
+
+
+class Conv(nnx.Module):
+    """A convolution of 3x3 with a bias, zeros around, alone or joined with a change of size.
+
+    With `resample` "up" it acts on images that are doubled by repeating each pixel, with "down" it is followed by the
+    mean over blocks of 2x2. Either is one strided map with a kernel of 4x4, at 4/9 of the multiplications.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        lowering: Lowering,
+        *,
+        rngs: nnx.Rngs,
+        init: Initializer,
+        resample: Literal["up", "down"] | None = None,
+    ):
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.lowering = lowering
+        self.resample = resample
+
+    def __call__(self, x: Array) -> Array:
+        """Return [B, H, W, D], [B, 2H, 2W, D] or [B, H/2, W/2, D] from [B, H, W, C]."""
+        kernel = self.kernel[...]
+        if self.resample == "up":
+            x = self.lowering.up(x, _spread(kernel))
+        elif self.resample == "down":
+            x = self.lowering.down(x, _spread(kernel) / 4)
+        else:
+            x = self.lowering.same(x, kernel)
+        return x + self.bias[None, None, None]
+
+
+def _spread(kernel: Array) -> Array:
+    """Return the sums of a kernel [3, 3, C, D] over its four positions on [4, 4, C, D]."""
+    padded = jnp.pad(kernel, ((1, 1), (1, 1), (0, 0), (0, 0)))
+    rows = padded[:-1] + padded[1:]
+    return rows[:, :-1] + rows[:, 1:]
+
+
+def doubled(x: Array) -> Array:
+    """Return images [B, H, W, C] as [B, 2H, 2W, C]: each pixel stands in a block of 2x2."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def halved(x: Array) -> Array:
+    """Return images [B, 2H, 2W, C] as [B, H, W, C]: the means of blocks of 2x2."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+def halvings(size: int, largest: int) -> int:
+    """Return how often images of `size` are halved until they are at most `largest`.
+
+    Raises:
+        ValueError: if that leaves half of `largest` or less, or cannot be done, or `size` is too small to be halved.
+    """
+    count, rest = 0, size
+    while rest > largest and rest % 2 == 0:
+        count, rest = count + 1, rest // 2
+    if not largest < 2 * rest <= 2 * largest or not count:
+        raise ValueError(
+            f"image size {size} cannot be halved down to {largest // 2 + 1}...{largest}: take 28, 32 or 64"
+        )
+    return count
 
 
 def check_widths(widths: Sequence[int]) -> None:

@@ -10,20 +10,20 @@ from gan_jax.networks.lowerings import LOWERINGS, patches, xla
 SHAPES = [(2, 4, 6, 3, 5), (1, 14, 14, 2, 3), (3, 2, 2, 1, 1)]  # batch, height, width, channels in and out
 
 
-def arguments(shape):
+def arguments(shape, side):
     batch, height, width, inputs, outputs = shape
     one, two, three = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(one, (batch, height, width, inputs))
-    kernel = jax.random.normal(two, (4, 4, inputs, outputs)) / 4
+    kernel = jax.random.normal(two, (side, side, inputs, outputs)) / 4
     return (x, kernel), three
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("direction", ["down", "up"])
+@pytest.mark.parametrize(("direction", "side"), [("down", 4), ("up", 4), ("same", 3)])
 @pytest.mark.parametrize("name", [name for name in LOWERINGS if name != "xla"])
-def test_equals_xla_in_value_and_two_derivatives(name, direction, shape):
+def test_equals_xla_in_value_and_two_derivatives(name, direction, side, shape):
     mine, reference = (getattr(make(), direction) for make in (LOWERINGS[name], xla))
-    point, key = arguments(shape)
+    point, key = arguments(shape, side)
     tangent = jax.tree.map(lambda leaf: jax.random.normal(key, leaf.shape), point)
 
     def summed(function):
@@ -54,3 +54,12 @@ def test_down_by_hand():
     # Window (i, j) starts at (2i - 1, 2j - 1): the pixel (1, 1) lies at (2 - 2i, 2 - 2j) in it.
     expected = np.array([[kernel[2, 2, 0, 0], kernel[2, 0, 0, 0]], [kernel[0, 2, 0, 0], kernel[0, 0, 0, 0]]])
     np.testing.assert_array_equal(patches().down(x, kernel)[0, :, :, 0], expected)
+
+
+def test_same_by_hand():
+    # One pixel set, in a corner: the kernel turned about, cut off at the border.
+    x = jnp.zeros((1, 3, 4, 1)).at[0, 0, 0, 0].set(1.0)
+    kernel = jnp.arange(9.0).reshape(3, 3, 1, 1)
+    expected = np.zeros((3, 4))
+    expected[:2, :2] = [[4, 3], [1, 0]]
+    np.testing.assert_array_equal(patches().same(x, kernel)[0, :, :, 0], expected)
