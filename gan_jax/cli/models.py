@@ -98,6 +98,8 @@ def diagnose(command: Diagnose) -> int:
         if command.products < 0:
             raise ValueError(f"--products {command.products}: give 1 or more, or 0 for no probe")
 
+        import jax
+
         from gan_jax.training import diagnosis, pictures, runs
 
         process.hush()
@@ -105,8 +107,9 @@ def diagnose(command: Diagnose) -> int:
         record = runs.model_record(command.run)
         probed = step = None
         if command.products and (trained := runs.newest(command.run, data_dir=command.data_dir)):
-            probed = diagnosis.examine(trained.program, trained.state, products=command.products, seed=command.seed)
-            step = trained.step
+            if trained.program.game:
+                examine, step = diagnosis.prober(trained.program, products=command.products), trained.step
+                probed = examine(jax.random.key(command.seed), trained.state)
             process.note(trained.notes)
         found = diagnosis.diagnose(command.run, record, probed, step)
     for line in found.lines:

@@ -240,8 +240,8 @@ def _run(run: _Run, again: str) -> int:
 
     from gan_jax.base import Stop
     from gan_jax.diagnostics.termination import Criteria
-    from gan_jax.training import loop, records, runs
-    from gan_jax.training.watch import Watch
+    from gan_jax.training import diagnosis, loop, records, runs
+    from gan_jax.training.watch import Watch, rows
 
     directory, record, program, checkpoints, start, notes = run
     process.note(notes)
@@ -259,7 +259,10 @@ def _run(run: _Run, again: str) -> int:
         start=start[0] if start else 0,
         criteria=Criteria(patience=record.patience, equilibrium=record.equilibrium),
     )
-    scores = (watch.hook(record.score_every),) if record.score_every and program.score else ()
+    watching = [watch.hook(record.score_every)] if record.score_every and program.score else []
+    if record.probe_every and program.game:
+        begin, probing = start[0] if start else 0, runs.sampling_key(record.seed)
+        watching.append(diagnosis.probes(directory, program, probing, record.probe_every, start=begin))
     key, observe = jax.random.key(record.seed), program.observe
     with checkpoints, writer, loop.interruption() as interruption:
         # A checkpoint comes after the row and the picture of its step: resumed from it, a run makes them no more.
@@ -267,7 +270,7 @@ def _run(run: _Run, again: str) -> int:
             writer.hook(record.log_every),
             loop.finite(record.log_every),
             records.pictures(directory, observe, runs.sampling_key(record.seed), record.picture_every),
-            *scores,
+            *watching,
             checkpoints.hook(record.checkpoint_every),
             interruption,
         )
@@ -287,6 +290,10 @@ def _run(run: _Run, again: str) -> int:
     if best := watch.verdict.best:
         where = directory / "checkpoints" / str(best.step)
         print(f"best: {where}, score {best.score:.4g}; scoring took {watch.seconds:.1f} s")
+    if probed := rows(directory / diagnosis.PROBES):
+        took = sum(row["seconds"] for row in probed)
+        right, error = probed[-1]["rightmost"], probed[-1]["rightmost_error"]
+        print(f"probes: rightmost eigenvalue {right:.3g}, error {error:.0%}; {len(probed)} took {took:.1f} s")
     if pictures := sorted((directory / "samples").glob("[0-9]*.png")):
         print(f"picture: {pictures[-1]}")
     return stop.code

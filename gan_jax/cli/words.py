@@ -15,9 +15,9 @@ from tyro.conf import Positional, arg
 T = TypeVar("T")
 
 _INTERVALS = ("log_every", "picture_every", "checkpoint_every")
-_ENDS = ("score_every", "patience", "equilibrium")
-RECORDED = ("seed", "data", "data_dir", *_INTERVALS, *_ENDS)  # options that a run records as they are
-OF_RUNS = ("steps", "chunk", "seed", *_INTERVALS, *_ENDS)  # options that a study has no use for
+_WATCH = ("score_every", "probe_every", "patience", "equilibrium")
+RECORDED = ("seed", "data", "data_dir", *_INTERVALS, *_WATCH)  # options that a run records as they are
+OF_RUNS = ("steps", "chunk", "seed", *_INTERVALS, *_WATCH)  # options that a study has no use for
 OF_STUDIES = ("cells",)  # and a run has none
 _OWN = arg(help_behavior_hint="(default: the experiment's)")
 PLAIN = (tyro.conf.DisallowNone, arg(name=""))  # without a prefix; None only by not typing the option
@@ -49,6 +49,8 @@ class RunOptions:
     """Steps between checkpoints."""
     score_every: int = 500
     """Steps between scores, where the experiment has one: a run that collapses is stopped and rolled back; 0: never."""
+    probe_every: int = 0
+    """Steps between probes of the gradients and of the spectrum, by ten products on 64 examples; 0: never."""
     patience: int = 0
     """Scores without a better one after which a run is done; 0: train to the last step."""
     equilibrium: float = 0.0
@@ -62,8 +64,8 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give 1 or more")
-        for name, below in (("score_every", float("inf")), ("patience", float("inf")), ("equilibrium", 0.5)):
-            value = getattr(self, name)
+        for name in _WATCH:
+            value, below = getattr(self, name), 0.5 if name == "equilibrium" else float("inf")
             if not 0 <= value < below:
                 hint = "0 or more" if below > 1 else f"0 or more, and less than {below}"
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give {hint}; 0 switches it off")

@@ -1,6 +1,9 @@
-"""Is a game well, ill or done: saturation, gradients, spectrum, collapse, equilibrium, a room each.
+"""Is a game well, ill or done: a room for each question, and none says what to do about the answer.
 
-`saturation` reads a step's logits and `gradients` the field, inside jit. `spectrum` multiplies by the
-game's Jacobian on the device and reads eigenvalues on the host. `collapse` compares features, and
-`equilibrium` losses with those of the ideal saddle. Each says what it sees, and none what to do about it.
+saturation: whether logits still have slopes, from a step's own, inside jit.
+gradients: whether these reach the weights of both players and each layer, and are more than noise.
+spectrum: where the flow goes, by the leading eigenvalues of the game's Jacobian.
+collapse: whether samples have lost the data's spread and coverage, in features.
+equilibrium: how far losses and outputs are from those of the ideal saddle.
+termination: what the series of a run's scores comes to.
 """

@@ -7,6 +7,7 @@ from numbers import Real
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float
 
@@ -61,7 +62,7 @@ def distance(objective: Objective, losses: Pair[Array | float]) -> Pair[Array]:
 
 
 def undecided(
-    real: Float[Array, " L"], fake: Float[Array, " L"], *, tolerance: float | Array = 0.05
+    real: Float[Array | np.ndarray, " L"], fake: Float[Array | np.ndarray, " L"], *, tolerance: float | Array = 0.05
 ) -> Bool[Array, ""]:
     """Return whether D(x) and D(G(z)) have both stayed within a tolerance of ½ all through a window.
 

@@ -5,8 +5,8 @@ parts are stable. A product J·v is a derivative forward over a gradient in reve
 Jacobian is never formed. The key and the stats are held: F is the field on one batch and its draws.
 
 `probe` runs inside jit and returns a small Hessenberg matrix; eigenvalues of matrices that are not symmetric are
-the host's: `analyse`. `spectrum` and `rightmost` do both, and compile once for each game object that they are
-given: make the game once.
+the host's: `analyse`. `spectrum` and `rightmost` do both and compile for each game object, so a caller who looks
+again and again keeps the game, or compiles `probe` itself.
 """
 
 from collections.abc import Callable
@@ -88,7 +88,7 @@ def arnoldi(operator: Operator, start: Float[Array, " n"], products: int) -> Kry
     Raises:
         ValueError: fewer products than 1.
 
-    Arnoldi 1951; Saad 2011 (Numerical Methods for Large Eigenvalue Problems), section 6.2.
+    Arnoldi 1951; Saad 2011 (Numerical Methods for Large Eigenvalue Problems), chapter 6.
     """
     check(products=products)
     products = min(products, start.size)
@@ -155,10 +155,10 @@ def analyse(hessenberg: Float[Array | np.ndarray, "m+1 m"]) -> Spectrum:
 def spectrum(game: Game, key: Key, point: Point, batch: Batch, *, products: int = 10) -> Spectrum:
     """Return what a few products find: `analyse` of a compiled `probe`.
 
-    Of a network's game ten find the eigenvalue of largest modulus, and seldom the rightmost one: see their errors.
+    Of networks' games ten find the eigenvalue of largest modulus, and the rightmost one not always: see their errors.
 
     Args:
-        game: of the first call with it, which compiles. key, point, batch, products: as `probe` takes them.
+        game: the first call with it compiles. key, point, batch, products: as `probe` takes them.
 
     Raises:
         ValueError: fewer products than 1.

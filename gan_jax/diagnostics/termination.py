@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from gan_jax.diagnostics.equilibrium import undecided
+
 Kind = Literal["going on", "plateau", "equilibrium", "collapse", "not finite"]
 
 ALARMS: dict[str, str] = {  # what to try, by the kind of verdict
@@ -119,8 +121,8 @@ def judge(rows: Sequence[Score], criteria: Criteria = Criteria()) -> Verdict:
         return Verdict("collapse", f"the score is {last:.4g}, {times} (step {best.step})", best)
 
     recent = finite[-criteria.window :]
-    off = max(max(abs(row.real - 0.5), abs(row.fake - 0.5)) for row in recent)
-    if off <= criteria.equilibrium and criteria.equilibrium:  # NaN, where D is not known, is not
+    outputs = (np.array([getattr(row, side) for row in recent]) for side in ("real", "fake"))
+    if criteria.equilibrium and undecided(*outputs, tolerance=criteria.equilibrium):
         reason = f"D has been within {criteria.equilibrium:g} of 1/2 on both sides since step {recent[0].step}"
         return Verdict("equilibrium", reason, best)
 

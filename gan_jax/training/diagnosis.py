@@ -3,7 +3,8 @@
 Everything is read, so a run may be diagnosed while it trains.
 """
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_jax.base import Program, State
+from gan_jax.base import Continue, Hook, Key, Metrics, Program, State
 from gan_jax.diagnostics import termination
 from gan_jax.diagnostics.gradients import agreement, gradients
 from gan_jax.diagnostics.spectrum import Spectrum, analyse, probe
 from gan_jax.diagnostics.termination import ALARMS, Criteria, Verdict
-from gan_jax.training import watch
+from gan_jax.training import records, watch
 from gan_jax.training.runs import Record
 
+PROBES = "probes.jsonl"
 _BATCH = 64  # examples of a probe
 _SATURATED = 0.5  # share of logits past which a player is said to have stopped learning
 _SHORT = {"generator": "G", "discriminator": "D"}
@@ -42,14 +44,11 @@ class Diagnosis(NamedTuple):
     figure: Any
 
 
-def examine(program: Program, state: State, *, products: int = 30, seed: int = 0) -> Probed | None:
-    """Probe a state on one batch of at most 64; None where the program is no game.
+def prober(program: Program, *, products: int) -> Callable[[Key, State], Probed]:
+    """Return `(key, state) -> Probed`, on one batch of at most 64, compiled once, for a program that is a game.
 
     products: with the game's Jacobian; more of them see more of its spectrum.
     """
-    if program.game is None:
-        return None
-    key = jax.random.key(seed)
 
     @jax.jit
     def look(key: jax.Array, state: State) -> tuple[Mapping[str, jax.Array], jax.Array]:
@@ -61,8 +60,33 @@ def examine(program: Program, state: State, *, products: int = 30, seed: int = 0
             sizes |= agreement(game, key, point, batch)
         return sizes, probe(game, key, point, batch, products=products)
 
-    sizes, hessenberg = jax.device_get(look(key, state))
-    return Probed({name: float(value) for name, value in sizes.items()}, analyse(hessenberg))
+    def examine(key: Key, state: State) -> Probed:
+        sizes, hessenberg = jax.device_get(look(key, state))
+        return Probed({name: float(value) for name, value in sizes.items()}, analyse(hessenberg))
+
+    return examine
+
+
+def probes(directory: Path, program: Program, key: Key, every: int, *, start: int = 0, products: int = 10) -> Hook:
+    """A hook that probes every so many steps and keeps what it finds in probes.jsonl, with the seconds that it took.
+
+    start: where the run begins; rows of later steps, left by a run that was killed, are dropped first.
+    """
+    path, examine = directory / PROBES, prober(program, products=products)
+    records.cut(path, start)
+
+    def run(step: int, state: State, metrics: Metrics) -> Continue:
+        began = time.monotonic()
+        sizes, spectrum = examine(key, state)
+        found = {name: getattr(spectrum, name) for name in ("kind", "frequency", "rightmost_error", "largest_error")}
+        for name in ("rightmost", "largest"):
+            value = getattr(spectrum, name)
+            found |= {name: value.real, f"{name}_imaginary": value.imag}
+        seconds = round(time.monotonic() - began, 3)
+        records.append(path, {"step": step, "time": time.time(), "seconds": seconds, **found, **sizes})
+        return Continue()
+
+    return Hook(every, run)
 
 
 def diagnose(directory: Path, record: Record, probed: Probed | None = None, step: int | None = None) -> Diagnosis:

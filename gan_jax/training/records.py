@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self, TextIO
+from typing import Any, NamedTuple, Self, TextIO
 
 import jax
 import numpy as np
@@ -141,14 +141,25 @@ class Records:
         return (now.step - self._mark.step) * self._images_per_step / (now.time - self._mark.time)
 
     def _write(self, step: int, rate: float | None, values: Mapping[str, float]) -> None:
-        row = {"step": step, "time": time.time(), "images_per_second": rate} | {
-            name: value if math.isfinite(value) else None for name, value in values.items()
-        }
-        self._rows.write(json.dumps(row, allow_nan=False) + "\n")
+        self._rows.write(line({"step": step, "time": time.time(), "images_per_second": rate, **values}))
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
         if rate is not None:
             self._events.add_scalar("images_per_second", rate, step)
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row as a line of JSON; a number that is not finite is null there."""
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
+    return json.dumps(plain, allow_nan=False) + "\n"
+
+
+def append(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a file of JSON lines."""
+    with path.open("a") as file:
+        file.write(line(row))
 
 
 def cut(path: Path, start: int) -> None:

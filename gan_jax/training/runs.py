@@ -3,7 +3,7 @@
 - config.json: the configuration and all else that the numbers follow from, a `Record`
 - metrics.jsonl: a row for each logged step; TensorBoard's events lie beside it
 - samples/: pictures
-- scores.jsonl, best.json, alarms.jsonl: what a watched run came to, see `watch`
+- scores.jsonl, best.json, alarms.jsonl: what a watched run came to, see `watch`; probes.jsonl, see `diagnosis`
 - checkpoints/: states
 - card.json: the metric card, once evaluated
 """
@@ -46,6 +46,7 @@ class Record:
     checkpoint_every: int
     provenance: Mapping[str, Any]
     score_every: int = 0
+    probe_every: int = 0
     patience: int = 0
     equilibrium: float = 0.0
 

@@ -96,7 +96,7 @@ class Watch:
             name = next(iter(taken))
             row = {"step": step, "time": time.time(), "seconds": round(seconds, 3), "name": name, "score": taken[name]}
             row |= taken | {name: float(value) for name, value in means.items()}
-            _append(self._directory / SCORES, row)
+            records.append(self._directory / SCORES, row)
             self._series += series([row])
 
             verdict = self.verdict
@@ -125,14 +125,5 @@ class Watch:
             "try": ALARMS[kind],
             "back_to": back,
         }
-        _append(self._directory / ALARM_ROWS, alarm)
+        records.append(self._directory / ALARM_ROWS, alarm)
         return back
-
-
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a row to a file of JSON lines, where what is not finite is null."""
-    plain = {
-        name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in row.items()
-    }
-    with path.open("a") as file:
-        file.write(json.dumps(plain, allow_nan=False) + "\n")

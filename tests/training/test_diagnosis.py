@@ -10,12 +10,13 @@ import pytest
 from gan_jax.base import Batches, Pair, Point, Program
 from gan_jax.games import saddle
 from gan_jax.training import diagnosis, runs
-from gan_jax.training.diagnosis import diagnose, examine
+from gan_jax.training.diagnosis import diagnose, prober
 
 RECORD = runs.Record(
     experiment="toy", path=None, sha256="", config={}, seed=0, data=None, data_dir=None, data_sha256="", steps=1000,
     chunk=1, log_every=100, picture_every=100, checkpoint_every=100, provenance={}, score_every=100,
 )  # fmt: skip
+KEY = jax.random.key(0)
 HEALTHY = {
     "generator/loss": 0.8,
     "discriminator/loss": 1.3,
@@ -123,18 +124,13 @@ def test_a_probe_finds_the_eigenvalues_of_a_game_that_is_known(records):
         observe=lambda key, state: {},
         game=lambda state: (known.game, state),
     )
-    found = examine(program, point, products=2)
+    found = prober(program, products=2)(KEY, point)
     assert abs(found.spectrum.rightmost - complex(-0.6, 0.3)) < 1e-5
     assert found.spectrum.kind == "stable focus"
     assert found.gradients["generator/gradient"] == pytest.approx(abs(0.5 * -0.7 + 0.2 * 0.3), rel=1e-5)
     text = "\n".join(diagnose(records(), RECORD, found, 600).lines)
     assert "rightmost -0.6+0.3i (error 0%)" in text
     assert "gradients at step 600" in text
-
-
-def test_what_is_no_game_is_not_probed():
-    program = Program(*[None] * 4)
-    assert examine(program, None) is None
 
 
 def test_the_probe_sees_at_most_64_examples(monkeypatch):
@@ -148,5 +144,5 @@ def test_the_probe_sees_at_most_64_examples(monkeypatch):
     batches = Batches({}, lambda arrays, key, step: {"x": jnp.zeros((2, 100, 3))})
     program = Program(*[None] * 2, batches, None, game=lambda state: (None, None))
     with pytest.raises(RuntimeError):
-        examine(program, jnp.zeros(1))
+        prober(program, products=2)(KEY, jnp.zeros(1))
     assert sizes == [64]
