@@ -14,8 +14,17 @@ install_import_hook([f"gan_jax.{name}" for name in CHECKED], "beartype.beartype"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Tests write nothing into the home of whoever runs them.
-os.environ.setdefault("GAN_JAX_CACHE", str(Path(__file__).parents[1] / ".cache"))
+# Tests write nothing into the home of whoever runs them, and compile a program once for all processes, the commands
+# that they start among them: nearly all of their time is compilation.
+CACHE = Path(__file__).parents[1] / ".cache"
+os.environ.setdefault("GAN_JAX_CACHE", str(CACHE))
+for name, value in (
+    ("jax_compilation_cache_dir", str(CACHE / "xla")),
+    ("jax_persistent_cache_min_compile_time_secs", 0),
+    ("jax_persistent_cache_min_entry_size_bytes", -1),
+):
+    jax.config.update(name, value)
+    os.environ.setdefault(name.upper(), str(value))
 
 # Compilation dominates the first example, so Hypothesis's own deadline would measure XLA.
 for profile, examples in (("quick", 12), ("full", 60)):

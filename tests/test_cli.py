@@ -20,7 +20,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import gan_jax
 from gan_jax import cli
 from gan_jax.cli import process
-from gan_jax.training import lookup, records, runs
+from gan_jax.training import lookup, records, runs, watch
 from tests.training.toy import same
 
 KEEP_COMPILED = process.keep_compiled
@@ -227,8 +227,60 @@ def test_an_alarm_ends_a_run_at_its_last_finite_state(tmp_path, capsys):
     assert cli.main(["train", TOY, "--run", str(tmp_path), *words]) == 3
     last = capsys.readouterr().err.splitlines()[-1]
     assert "at step 17" in last
-    assert last.endswith(f"the last finite checkpoint is {tmp_path}/checkpoints/15")
+    assert last.endswith(f"rolled back to {tmp_path}/checkpoints/15")
     assert gan_jax.load(tmp_path).step == 15
+    (alarm,) = watch.rows(tmp_path / "alarms.jsonl")
+    assert (alarm["kind"], alarm["step"], alarm["back_to"]) == ("not finite", 17, 15)
+
+
+def test_a_run_that_collapses_is_rolled_back_and_diagnosed(tmp_path, capsys):
+    """Rates of .5 on two neurons: whatever they learn they lose."""
+    run = tmp_path / "run"
+    words = [
+        "--widths",
+        "4",
+        "--batch",
+        "8",
+        "--rate",
+        "0.5",
+        "--steps",
+        "4000",
+        "--chunk",
+        "10",
+        "--score-every",
+        "20",
+    ]
+    assert cli.main(["train", "collapse_demo", "--run", str(run), *words]) == 3
+    best = json.loads((run / "best.json").read_text())["step"]
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"rolled back to {run}/checkpoints/{best}")
+    assert gan_jax.load(run).step == best
+    assert cli.main(["diagnose", str(run), "--products", "2"]) == 0
+    out = capsys.readouterr().out
+    assert ": ill at step" in out and "times its best" in out
+    assert (run / "diagnosis.png").stat().st_size > 0
+
+
+def test_a_run_that_no_longer_improves_is_done(tmp_path, capsys):
+    words = ["--widths", "4", "--batch", "8", "--rate", "0", "--steps", "200", "--chunk", "10", "--score-every", "10"]
+    assert cli.main(["train", "collapse_demo", "--run", str(tmp_path), *words, "--patience", "3"]) == 0
+    # A verdict takes five scores.
+    assert "done at step 50: plateau" in capsys.readouterr().err
+    assert not (tmp_path / "alarms.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["--patience", "-1"], ["--equilibrium", "0.5"], ["--score-every", "-5"], ["--probe-every", "-1"]], ids=str
+)
+def test_a_wrong_watch_is_refused(tmp_path, capsys, words):
+    assert cli.main(["train", TOY, "--run", str(tmp_path / "run"), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {' '.join(words)}: give 0 or more") and not (tmp_path / "run").exists()
+
+
+def test_a_diagnosis_of_what_is_no_run_is_refused(tmp_path, capsys):
+    assert cli.main(["diagnose", str(tmp_path)]) == 2
+    assert "is no run" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_state_that_is_not_finite_is_never_saved(tmp_path, capsys):
