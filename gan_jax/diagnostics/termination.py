@@ -28,12 +28,12 @@ class Criteria:
 
     window: int = 5
     """Scores in a level."""
-    rise: float = 1.35
+    rise: float = 1.5
     """A level this many times the best one is a collapse; inf: never."""
     learnt: float = 0.5
-    """In warm-up only a run whose best level is below this share of its first score can collapse: others wander yet."""
+    """A run whose best level is above this share of its first score has learnt nothing yet."""
     warmup: int = 20
-    """Scores of the warm-up."""
+    """Scores of the warm-up, in which a run that has learnt nothing wanders: for a collapse it takes `rise` squared."""
     patience: int = 0
     """Scores in a row without a better level that make a plateau; 0: never."""
     gain: float = 0.02
@@ -45,7 +45,7 @@ class Criteria:
         """Raise ValueError for a number out of its range."""
         ranges = {
             "window": (self.window >= 1, "1 or more"),
-            "rise": (self.rise > 1, "more than 1: 1.35 is a third worse than the best"),
+            "rise": (self.rise > 1, "more than 1: 1.5 is half as bad again as the best"),
             "learnt": (0 < self.learnt <= 1, "a share in (0, 1]"),
             "warmup": (self.warmup >= 0, "0 or more"),
             "patience": (self.patience >= 0, "0 or more: 0 never stops"),
@@ -115,8 +115,8 @@ def judge(rows: Sequence[Score], criteria: Criteria = Criteria()) -> Verdict:
         return Verdict("going on", "", best)
 
     lowest, last = float(series[criteria.window - 1 :].min()), float(series[-1])
-    settled = len(finite) > criteria.warmup or lowest <= criteria.learnt * scores[0]
-    if settled and last > criteria.rise * lowest:
+    wanders = len(finite) <= criteria.warmup and lowest > criteria.learnt * scores[0]
+    if last > (criteria.rise**2 if wanders else criteria.rise) * lowest:
         times = f"{last / lowest:.3g} times its best" if lowest else "and was 0"
         return Verdict("collapse", f"the score is {last:.4g}, {times} (step {best.step})", best)
 

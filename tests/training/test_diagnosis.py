@@ -78,7 +78,7 @@ def test_a_run_at_its_last_step_is_done(records):
         ({"generator/saturated": 0.9}, "90% of the generator's logits are saturated", "non-saturating"),
         ({"discriminator/saturated": 0.8}, "80% of the discriminator's logits are saturated", "lower its rate"),
         ({"diversity": 0.1}, "modes are missing, diversity 0.10", "R1"),
-        ({"scores": [*FALLING, 30.0, 30.0, 30.0]}, "collapse, the score is 30, 1.5", "lower the rates"),
+        ({"scores": [*FALLING, 40.0, 40.0, 40.0]}, "collapse, the score is 40, 2 times", "lower the rates"),
         (
             {"alarms": [{"step": 700, "reason": "a loss is nan", "try": "lower the rates"}]},
             "alarm at step 700, a loss is nan",

@@ -47,7 +47,7 @@ def read(directory, name):
 
 def test_a_collapsing_run_is_stopped_and_returns_to_its_best_checkpoint(tmp_path):
     result, back, left = run(tmp_path, COLLAPSING)
-    # The median of five is past 1.35 times 19 with the third bad score, the tenth in all.
+    # The median of five is past 1.5 times 19 with the third bad score, the tenth in all.
     assert (result.step, result.stop.code) == (20, 3)
     best = json.loads((tmp_path / "best.json").read_text())
     assert back == best["step"] == max(left)
