@@ -78,7 +78,10 @@ def auto() -> Lowering:
 
 
 def unlooped() -> Lowering:
-    """`xla`, but for `up` on a CPU, which is that of `patches`: for steps that are called one by one."""
+    """`xla`, but for `up` on a CPU, which is that of `patches`: for steps that are called one by one.
+
+    Without gradient penalties: their second derivatives are convolutions that XLA's CPU backend computes slowly too.
+    """
     return _by_platform(xla()._replace(up=patches().up))
 
 
