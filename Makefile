@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+EXTRACTORS := digits fashion omniglot
 
-.PHONY: demo test test-full check mutants features lock
+.PHONY: demo test test-full check mutants features $(EXTRACTORS:%=features-%) lock
 
 demo: $(READY)  ## train a DCGAN on the embedded digits; print its card, a grid of samples and their paths
 	rm -rf runs/demo
@@ -27,10 +28,16 @@ check: $(READY)  ## lint, format, types
 mutants: $(READY)  ## break a copy of the library in each way that it is known to be broken; each must be noticed
 	$(BIN)/python tests/mutants.py
 
-features: $(READY)  ## make the shipped extractor of digits again; needs mnist in $$TFDS_DATA_DIR
-	rm -rf runs/digit_features
-	$(BIN)/gan-jax train digit_features --run runs/digit_features
-	$(BIN)/python experiments/digit_features.py runs/digit_features gan_jax/metrics/weights/digits.npz
+features: $(EXTRACTORS:%=features-%)  ## make the shipped extractors again; their data must lie in $$TFDS_DATA_DIR
+
+features-digits: RECIPE = --data mnist
+features-fashion: RECIPE = --data fashion_mnist --normalise --shift 1 --rate 3e-3 --dropout 0.3 --length 8000
+features-omniglot: RECIPE = --data omniglot --normalise --warp 0.15 --rate 3e-3 --dropout 0.2 --length 9000
+
+$(EXTRACTORS:%=features-%): features-%: $(READY)  ## make one of them
+	rm -rf runs/$@
+	$(BIN)/gan-jax train features --run runs/$@ $(RECIPE)
+	$(BIN)/python experiments/features.py runs/$@ gan_jax/metrics/weights/$*.npz
 
 lock: $(READY)  ## resolve the dependencies of pyproject.toml again
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \

@@ -19,19 +19,22 @@ def classifier(
     width: int = 32,
     features: int = 128,
     dropout: float = 0.4,
+    normalise: bool = False,
     lowering: Lowering | None = None,
 ) -> Network:
     """Return a map of images [B, size, size, channels] to (features [B, F], logits [B, classes]).
 
     Two strided convolutions with batch normalisation, a hidden layer, dropout in train mode, and the logits.
+    `normalise` gives the hidden layer batch normalisation too, without which many classes turn its units off for good.
 
     Raises:
         ValueError: if `size` is not a multiple of 4.
     """
     if size % 4:
         raise ValueError(f"image size {size} is not a multiple of 4")
+    chosen = lowering or auto()
     return network(
-        lambda rngs: _Classifier(size, channels, classes, width, features, dropout, lowering or auto(), rngs=rngs)
+        lambda rngs: _Classifier(size, channels, classes, width, features, dropout, normalise, chosen, rngs=rngs)
     )
 
 
@@ -44,6 +47,7 @@ class _Classifier(nnx.Module):
         width: int,
         features: int,
         dropout: float,
+        normalise: bool,
         lowering: Lowering,
         *,
         rngs: nnx.Rngs,
@@ -54,12 +58,14 @@ class _Classifier(nnx.Module):
         )
         self.norms = nnx.List([BatchNorm(o, rngs=rngs) for o in (width, 2 * width)])
         self.hidden = nnx.Linear((size // 4) ** 2 * 2 * width, features, kernel_init=he, rngs=rngs)
+        self.last = BatchNorm(features, rngs=rngs) if normalise else None
         self.dropout = nnx.Dropout(dropout)
         self.head = nnx.Linear(features, classes, rngs=rngs)
 
     def __call__(self, x: Array, *, label: Array | None, train: bool, key: Array | None) -> tuple[Array, Array]:
         for down, norm in zip(self.downs, self.norms, strict=True):
             x = jax.nn.relu(norm(down(x), None, train=train))
-        features = jax.nn.relu(self.hidden(x.reshape(x.shape[0], -1)))
+        hidden = self.hidden(x.reshape(x.shape[0], -1))
+        features = jax.nn.relu(hidden if self.last is None else self.last(hidden, None, train=train))
         kept = self.dropout(features, deterministic=not train, rngs=key)
         return features, jnp.asarray(self.head(kept))
