@@ -1,8 +1,10 @@
-"""Does the collapse alarm catch the runs that collapse, and leave the others alone? Forty-odd runs, and published ones.
+"""Does the collapse alarm catch the runs that collapse, and leave the others alone? 45 runs, and published ones.
 
 Command: gan-jax train alarms --data-dir DIR
-Result: (to be measured)
-Cost: (to be measured)
+Result: so far 19 of 45 runs (docs/alarms/report.md): 8 collapsed and all were caught, no false alarm among 11; a ring's
+    alarm saves 61 % of the waste. Of the published curves the checkpoint returned to is within 5 % of the best on average,
+    14 % at worst
+Cost: a run on the ring is 10 to 25 s on two AMD EPYC cores, one of images about a minute: half an hour in all
 
 Each cell trains one GAN of two perceptrons to its last step, whatever becomes of it, and keeps its scores; the report
 replays the alarm on them. Whether a run collapsed is said by its scores and not by the alarm: its final level is more

@@ -2,7 +2,8 @@
 
 Command: gan-jax train fashion_resnet
 Result: after 2,500 steps, a fortieth of the paper's, clothes of all kinds that a person tells apart, patterns still
-    broken; Fréchet distance not measured, for want of an extractor (gan-jax evaluate RUN). One run, of seed 0
+    broken; Fréchet distance 14.0 from 76.6 untrained, real clothes .10: .818 of the gap; precision .48, recall .35
+    (gan-jax evaluate RUN --n 5000). One run, of seed 0
 Cost: 18 minutes on two AMD EPYC cores that six other programs shared; a step takes 190 ms of a core
 
 Miyato et al. 2018 (arXiv 1802.05957): Adam with beta1 0 and beta2 .9 and the residual networks of their appendix B.4,
