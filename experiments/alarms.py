@@ -2,8 +2,8 @@
 
 Command: gan-jax train alarms --data-dir DIR
 Result: so far 19 of 45 runs (docs/alarms/report.md): 8 collapsed and all were caught, no false alarm among 11; a ring's
-    alarm saves 61 % of the waste. Of the published curves the checkpoint returned to is within 5 % of the best on average,
-    14 % at worst
+    alarm saves 61 % of the waste. On the published curves the checkpoint returned to is within 5 % of the best on
+    average, 14 % at worst
 Cost: a run on the ring is 10 to 25 s on two AMD EPYC cores, one of images about a minute: half an hour in all
 
 Each cell trains one GAN of two perceptrons to its last step, whatever becomes of it, and keeps its scores; the report
