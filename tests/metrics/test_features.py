@@ -346,21 +346,20 @@ def test_one_shot_accuracy_of_perfect_and_of_blind_features():
 def test_a_warp_is_a_linear_map_about_the_centre(seed):
     """Two ramps, one down and one across, show where each pixel was taken from."""
     places = np.stack(np.meshgrid(np.arange(28.0), np.arange(28.0), indexing="ij"), axis=-1)
-    ramps = np.broadcast_to(places, (3, 28, 28, 2)).astype(np.float32)
-    seen = np.asarray(WARPED(jax.random.key(seed), ramps))[:, 6:22, 6:22].reshape(3, -1, 2) - 13.5
+    ramps = np.broadcast_to(places, (32, 28, 28, 2)).astype(np.float32)
+    seen = np.asarray(WARPED(jax.random.key(seed), ramps))[:, 6:22, 6:22].reshape(32, -1, 2) - 13.5
     inside = places[6:22, 6:22].reshape(-1, 2) - 13.5
-    maps = [np.linalg.lstsq(inside, one, rcond=None)[0] for one in seen]
-    for one, matrix in zip(seen, maps, strict=True):
-        np.testing.assert_allclose(inside @ matrix, one, atol=1e-3)
-        assert 0 < np.abs(matrix - np.eye(2)).max() <= 0.2 + 1e-5
-    assert not np.allclose(maps[0], maps[1])
+    maps = np.stack([np.linalg.lstsq(inside, one, rcond=None)[0] for one in seen])
+    np.testing.assert_allclose(inside @ maps, seen, atol=1e-3)
+    entries = maps - np.eye(2)
+    assert -0.2 - 1e-5 <= entries.min() < -0.1 and 0.1 < entries.max() <= 0.2 + 1e-5
 
 
 @given(st.integers(0, 2**32 - 1))
 def test_a_shifted_image_is_one_of_nine(seed):
-    image = pixels((32, 6, 6, 1), seed)
+    image = pixels((300, 6, 6, 1), seed)
     moved = np.asarray(SHIFTED(jax.random.key(seed), image))
     padded = np.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     candidates = np.stack([padded[:, i : i + 6, j : j + 6] for i in range(3) for j in range(3)], axis=1)
     same = (candidates == moved[:, None]).all(axis=(2, 3, 4))
-    assert same.any(axis=1).all() and same.any(axis=0).sum() > 3
+    assert same.any(axis=1).all() and same.any(axis=0).all()
