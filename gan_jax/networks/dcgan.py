@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 
 from gan_jax.base import Network
-from gan_jax.networks.layers import BatchNorm, Projection, Strided, normal_init
+from gan_jax.networks.layers import BatchNorm, Projection, Strided, halvings, normal_init
 from gan_jax.networks.lowerings import Lowering, auto
 from gan_jax.networks.network import network
 
@@ -71,12 +71,7 @@ def _levels(size: int, width: int) -> int:
     """Return how often `size` is halved."""
     if width < 1:
         raise ValueError(f"width {width}: a layer has at least 1 channel")
-    levels, rest = 0, size
-    while rest > 7 and rest % 2 == 0:
-        levels, rest = levels + 1, rest // 2
-    if not 4 <= rest <= 7 or not levels:
-        raise ValueError(f"image size {size} cannot be halved down to 4...7: take 28, 32 or 64")
-    return levels
+    return halvings(size, 7)
 
 
 class _Generator(nnx.Module):

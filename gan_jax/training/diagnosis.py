@@ -52,7 +52,7 @@ def prober(program: Program, *, products: int) -> Callable[[Key, State], Probed]
 
     @jax.jit
     def look(key: jax.Array, state: State) -> tuple[Mapping[str, jax.Array], jax.Array]:
-        game, point = program.game(state)  # pyrefly: ignore[not-callable]  # checked above
+        game, point = program.game(state)  # pyrefly: ignore[not-callable]  # the caller's to check
         drawn = program.batches.draw(program.batches.arrays, key, jnp.int32(0))
         batch = jax.tree.map(lambda leaf: leaf[0, :_BATCH], drawn)
         sizes = {**gradients(game, key, point, batch)}
@@ -135,7 +135,8 @@ def _signs(last: Mapping[str, Any], scores: Rows, verdict: Verdict, alarms: Rows
         share = last.get(f"{player}/saturated")
         if share is not None and share > _SATURATED:
             signs.append(f"{share:.0%} of the {player}'s logits are saturated: {remedy}")
-    low = [name for name in ("diversity", "coverage") if scores and (scores[-1].get(name) or 1) < _UNLIKE]
+    shares = {name: scores[-1].get(name) for name in ("diversity", "coverage")} if scores else {}
+    low = [name for name, share in shares.items() if share is not None and share < _UNLIKE]
     if low:
         found = " and ".join(f"{name} {scores[-1][name]:.2f}" for name in low)
         signs.append(f"modes are missing, {found} of the data's own: raise R1, pack (PacGAN), or train longer")

@@ -78,6 +78,7 @@ def test_a_run_at_its_last_step_is_done(records):
         ({"generator/saturated": 0.9}, "90% of the generator's logits are saturated", "non-saturating"),
         ({"discriminator/saturated": 0.8}, "80% of the discriminator's logits are saturated", "lower its rate"),
         ({"diversity": 0.1}, "modes are missing, diversity 0.10", "R1"),
+        ({"diversity": 0.0}, "modes are missing, diversity 0.00", "R1"),  # one point
         ({"scores": [*FALLING, 40.0, 40.0, 40.0]}, "collapse, the score is 40, 2 times", "lower the rates"),
         (
             {"alarms": [{"step": 700, "reason": "a loss is nan", "try": "lower the rates"}]},
@@ -85,7 +86,7 @@ def test_a_run_at_its_last_step_is_done(records):
             "lower the rates",
         ),
     ],
-    ids=["generator", "discriminator", "modes", "collapse", "recorded"],
+    ids=["generator", "discriminator", "modes", "point", "collapse", "recorded"],
 )
 def test_each_illness_is_named_with_what_to_try(records, changes, sign, remedy):
     found = diagnose(records(**changes), RECORD)
