@@ -268,6 +268,12 @@ def test_a_run_that_no_longer_improves_is_done(tmp_path, capsys):
     assert not (tmp_path / "alarms.jsonl").exists()
 
 
+def test_a_probe_of_a_state_that_is_not_finite_is_said_to_be_that(tmp_path, capsys):
+    words = ["--widths", "4", "--batch", "8", "--rate", "1e38", "--steps", "10", "--chunk", "10", "--score-every", "0"]
+    assert cli.main(["train", "collapse_demo", "--run", str(tmp_path), *words, "--probe-every", "10"]) == 3
+    assert "rightmost eigenvalue not finite" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words", [["--patience", "-1"], ["--equilibrium", "0.5"], ["--score-every", "-5"], ["--probe-every", "-1"]], ids=str
 )

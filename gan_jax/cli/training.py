@@ -293,7 +293,8 @@ def _run(run: _Run, again: str) -> int:
     if probed := rows(directory / diagnosis.PROBES):
         took = sum(row["seconds"] for row in probed)
         right, error = probed[-1]["rightmost"], probed[-1]["rightmost_error"]
-        print(f"probes: rightmost eigenvalue {right:.3g}, error {error:.0%}; {len(probed)} took {took:.1f} s")
+        found = "not finite" if None in (right, error) else f"{right:.3g}, error {error:.0%}"
+        print(f"probes: rightmost eigenvalue {found}; {len(probed)} took {took:.1f} s")
     if pictures := sorted((directory / "samples").glob("[0-9]*.png")):
         print(f"picture: {pictures[-1]}")
     return stop.code
