@@ -28,7 +28,7 @@ from gan_jax import latents, objectives, penalties, rules
 from gan_jax.base import Objective, Pair, Regularizer, Report, Study, UpdateRule
 from gan_jax.data import mixtures
 from gan_jax.data.mixtures import MIXTURES
-from gan_jax.gan import GAN, Average, GANState, Hypers, adam, gan
+from gan_jax.gan import GAN, GANState, Hypers, adam, gan
 from gan_jax.metrics.modes import modes
 from gan_jax.networks import maxout
 from gan_jax.training import studies
@@ -187,7 +187,7 @@ def cell(config: Config, model: GAN, mixture: str, pack: int, directory: Path) -
     def draw(key: jax.Array, state: GANState) -> jax.Array:
         return model.sample(jax.random.fold_in(key, 2**32 - 1), state, config.samples)
 
-    last = state._replace(average=Average(state.point.params.generator, state.point.stats.generator))
+    last = state.current()
     drawn = {name: np.asarray(draw(keys, state)) for name, state in (("averaged", state), ("last", last))}
     judged = {
         name: [modes(mine, np.asarray(known.centres), float(known.std))._asdict() for mine in points]

@@ -27,7 +27,7 @@ from gan_jax import evaluation, latents, objectives, penalties, rules
 from gan_jax.base import Objective, Pair, Regularizer, Report, Study, UpdateRule
 from gan_jax.data import images, stacked
 from gan_jax.data.stacked import Stacked
-from gan_jax.gan import GAN, Average, GANState, Hypers, adam, gan
+from gan_jax.gan import GAN, GANState, Hypers, adam, gan
 from gan_jax.metrics import features
 from gan_jax.metrics.features import Extractor
 from gan_jax.metrics.modes import categories
@@ -166,8 +166,8 @@ def cell(
     trained = studies.train(program, key, directory, steps=config.updates)
     if trained.stop:
         return {"data": pictures.name, "updates": trained.step, "stopped": trained.stop.reason}
-    state, point = trained.state, trained.state.point
-    last = state._replace(average=Average(point.params.generator, point.stats.generator))
+    state = trained.state
+    last = state.current()
 
     def drawn(state: GANState) -> np.ndarray:
         return evaluation.draw(model.sample, jax.random.fold_in(key, 2**32 - 1), state, config.samples)

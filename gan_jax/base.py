@@ -116,27 +116,51 @@ class UpdateRule(NamedTuple):
 class Learner(NamedTuple):
     """Anything that takes a step and can be judged: what meta-learning works on.
 
-    hyper: the defaults. init: `(hyper, key) -> state`. step: `(hyper, key, state, batch) ->
-    (state, metrics)`. loss: `(hyper, key, state, batch) -> scalar`.
+    hyper: the defaults.
+    init: `(hyper, key, params=None) -> state`, at these parameters or else at fresh ones; whatever else a state
+        carries (statistics, optimisers, averages) begins anew.
+    step: `(hyper, key, state, batch) -> (state, metrics)`. loss: `(hyper, key, state, batch) -> scalar`.
+    get_params, set_params: read the parameters of a state, and replace them and nothing else.
     """
 
     hyper: Hyper
-    init: Callable[[Hyper, Key], State]
+    init: Callable[..., State]
     step: Callable[[Hyper, Key, State, Batch], tuple[State, Metrics]]
     loss: Callable[[Hyper, Key, State, Batch], Array]
     get_params: Callable[[State], Params]
     set_params: Callable[[State, Params], State]
 
 
+class Task(NamedTuple):
+    """What is learned from, [K, ...], and what it is judged by; stacked tasks have a leading axis [T, ...]."""
+
+    support: Batch
+    query: Batch
+
+
+class MetaLearner(NamedTuple):
+    """What learns over a distribution of tasks how to learn one of them.
+
+    init: `key -> state`.
+    meta_step: `(key, state, tasks) -> (state, metrics)` with tasks stacked [T, ...].
+    adapt: `(key, state, support, ...) -> ` what has learned the task.
+    """
+
+    init: Callable[[Key], State]
+    meta_step: Callable[[Key, State, Task], tuple[State, Metrics]]
+    adapt: Callable[..., Any]
+
+
 class Batches(NamedTuple):
     """A stream of batches that is a function of (key, step), so that a run can resume exactly.
 
     arrays: what is kept on the device; {} where batches are sampled.
-    draw: `(arrays, key, step) -> batch` with leaves [batches, B, ...], inside the compiled step.
+    draw: `(arrays, key, step) -> batch` with leaves [batches, B, ...], inside the compiled step; for a meta-learner,
+        tasks with leaves [T, K, ...].
     """
 
     arrays: Any
-    draw: Callable[[Any, Key, Array], Batch]
+    draw: Callable[[Any, Key, Array], Any]
 
 
 class Program(NamedTuple):

@@ -67,12 +67,17 @@ class GANState(NamedTuple):
     average: Average
     steps: Array
 
+    def current(self) -> "GANState":
+        """Return the state whose average is the generator as it stands, so that this is what is sampled from."""
+        return self._replace(average=Average(self.point.params.generator, self.point.stats.generator))
+
 
 class GAN(NamedTuple):
     """A GAN as pure functions.
 
     hyper: the defaults. game: `hyper -> Game`. rule: `hyper -> UpdateRule`.
-    init: `(hyper, key) -> state`. step: `(hyper, key, state, batch) -> (state, metrics)`, leaves [batches, B, ...].
+    init: `(hyper, key, params=None) -> state`, at a pair of parameters or else at fresh ones.
+    step: `(hyper, key, state, batch) -> (state, metrics)`, leaves [batches, B, ...].
     sample: `(key, state, n, label=None) -> [n, ...]` from the averaged generator; without labels a
     conditional GAN draws them uniformly.
     classes: how many labels it is conditional on; 0 if none.
@@ -81,7 +86,7 @@ class GAN(NamedTuple):
     hyper: Hyper
     game: Callable[[Hyper], Game]
     rule: Callable[[Hyper], UpdateRule]
-    init: Callable[[Hyper, Key], GANState]
+    init: Callable[..., GANState]
     step: Callable[[Hyper, Key, GANState, Batch], tuple[GANState, Metrics]]
     sample: Callable[..., Array]
     classes: int
@@ -189,10 +194,11 @@ def gan(
             pack=pack,
         )
 
-    def init(hyper: Hyper, key: Key) -> GANState:
+    def init(hyper: Hyper, key: Key, params: Pair[Params] | None = None) -> GANState:
         keys = Pair(*jax.random.split(key))
         made = Pair(*(network.init(mine) for network, mine in zip(networks, keys, strict=True)))
-        params, stats = (Pair(*half) for half in zip(*made, strict=True))
+        fresh, stats = (Pair(*half) for half in zip(*made, strict=True))
+        params = fresh if params is None else params
         average = Average(params.generator, stats.generator)
         # A copy: the state is donated, and a buffer cannot be given away twice.
         average = jax.tree.map(jnp.copy, average)
