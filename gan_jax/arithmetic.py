@@ -1,10 +1,12 @@
-"""A root with finite slopes, and the refusal of sizes that are none."""
+"""A root with finite slopes, pixels as levels, and the refusal of sizes that are none."""
 
 import math
 from numbers import Real
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Float32, UInt8
 
 Scalar = float | Float[Array, ""]
 
@@ -13,6 +15,11 @@ def safe_sqrt(squares: Array, otherwise: float = 0.0) -> Array:
     """The root, and at zero another value and a slope of zero: both branches of a `where` are differentiated."""
     positive = squares > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), otherwise)
+
+
+def to_uint8(image: Float32[Array | np.ndarray, "..."]) -> UInt8[Array, "..."]:
+    """Scale pixels from [-1, 1] to the nearest of {0, ..., 255}; what lies outside is clipped."""
+    return jnp.clip(jnp.round((jnp.asarray(image) + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 def require_positive(**values: Scalar) -> None:

@@ -1,8 +1,8 @@
 """How a GAN is measured: which samples are drawn, and what they are held against. The measures are in `metrics`."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -11,11 +11,13 @@ from jax import Array
 from gan_jax.base import Key, State
 from gan_jax.data import images as image_sets
 from gan_jax.data import mixtures
+from gan_jax.data.cache import remember
 from gan_jax.data.images import Images
 from gan_jax.data.mixtures import Mixture
 from gan_jax.diagnostics.collapse import collapse
 from gan_jax.gan import GAN
 from gan_jax.metrics import card, features, frechet, sliced
+from gan_jax.metrics.features import Extractor
 from gan_jax.metrics.frechet import Moments
 from gan_jax.metrics.modes import modes
 
@@ -23,46 +25,81 @@ Measure = Callable[[Key, State, int], Mapping[str, Any]]
 Score = Callable[[Key, State], Mapping[str, float]]
 Sampler = Callable[[Key, State, int, Any], Array]  # (key, state, n, label) -> [n, ...]
 
+Progress = Callable[[str, int, int], None]  # (a set of images, how many of them have been read, how many there are)
+
+FORMAT = 1  # of features in the cache: raise it with each change of what an extractor of the same weights computes
 _BATCH = 500  # samples made at once: a batch of feature maps stays below a gigabyte
 
 
-def images(model: GAN, source: Images) -> Measure:
-    """Return `(key, state, n) -> card` for a GAN of images.
+class ImageMeasure(NamedTuple):
+    """A measure of images, which `_replace` turns into one by another extractor.
 
-    The reference is the split that was trained on; the held-out split says how near real images come. A
-    conditional GAN is asked for each class equally often. The untrained generator has initial values of
-    its own, not those that the run began with.
-
-    Raises (when measuring):
-        ValueError: if no extractor of the data's family is shipped, or it reads images of another size.
+    model, source: as `images` takes them.
+    extractor: None for the one that is shipped for the data's family.
+    progress: what is told how far the extractor is, for one that takes hours.
     """
 
-    def measure(key: Key, state: State, n: int) -> Mapping[str, Any]:
-        extractor = features.extractor(source.name)
+    model: GAN
+    source: Images
+    extractor: Extractor | None = None
+    progress: Progress | None = None
+
+    def __call__(self, key: Key, state: State, n: int) -> Mapping[str, Any]:
+        """Return the card; see `images`."""
+        model, source = self.model, self.source
+        extractor = self.extractor or features.extractor(source.name)
         extractor.check(source.train.image.shape[1:])
+        # Before any image is read, which may take hours.
+        card.require_enough(extractor, reference=len(source.train.image), held_out=len(source.test.image), generated=n)
         asked = np.arange(n) % model.classes if model.classes else None
         init_key, draw_key = jax.random.split(key)  # the untrained weights must not be made of the latents' numbers
         untrained = jax.jit(model.init)(model.hyper, init_key)
-        reference, held_out = (np.asarray(image_sets.to_float(split.image)) for split in (source.train, source.test))
-        measured = card.images(
-            extractor,
-            reference,
-            held_out,
-            draw(model.sample, draw_key, state, n, asked),
-            draw(model.sample, draw_key, untrained, n, asked),
-            asked,
+        generated, probabilities = extractor.all(
+            draw(model.sample, draw_key, state, n, asked), progress=self._telling("generated")
         )
+        before, _ = extractor.all(
+            draw(model.sample, draw_key, untrained, n, asked), progress=self._telling("untrained")
+        )
+        sha256 = image_sets.digest(source)
+        held_out, reference = (self._real(extractor, sha256, part) for part in ("test", "train"))
         about = {
             "data": source.name,
             "version": source.version,
-            "sha256": image_sets.digest(source),
+            "sha256": sha256,
             "split": source.train.name,
             "held_out": source.test.name,
             "preprocessing": "x".join(map(str, source.train.image.shape[1:])) + ", pixel/127.5 - 1",
         }
+        measured = card.images(extractor, reference, held_out, generated, before, probabilities, asked)
         return {"reference": about, **measured}
 
-    return measure
+    def _real(self, extractor: Extractor, sha256: str, part: Literal["train", "test"]) -> np.ndarray:
+        """The features of a split, kept for the next evaluation by the same extractor."""
+        image = getattr(self.source, part).image
+
+        def read() -> Mapping[str, np.ndarray]:
+            found, _ = extractor.all(np.asarray(image_sets.to_float(image)), progress=self._telling(part))
+            return {"features": found}
+
+        key = (FORMAT, extractor.name, extractor.digest, sha256, part)
+        return remember(f"{self.source.name} {part} {extractor.name}", key, read)["features"]
+
+    def _telling(self, images: str) -> Callable[[int, int], None] | None:
+        return partial(self.progress, images) if self.progress else None
+
+
+def images(model: GAN, source: Images) -> ImageMeasure:
+    """Return `(key, state, n) -> card` for a GAN of images.
+
+    The reference is the split that was trained on; the held-out split says how near real images come. A
+    conditional GAN is asked for each class equally often. The untrained generator has initial values of
+    its own, not those that the run began with. The features of both splits are kept in the cache (see `data.cache`).
+
+    Raises (when measuring):
+        ValueError: if no extractor of the data's family is shipped, it reads images of another size, or there are no
+            more images of some kind than features.
+    """
+    return ImageMeasure(model, source)
 
 
 def points(model: GAN, mixture: Mixture) -> Measure:

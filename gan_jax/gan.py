@@ -6,7 +6,6 @@ training, a sweep, MAML and a controller run the same step.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from gan_jax import optimisers
 from gan_jax.base import (
     Batch,
     Batches,
@@ -309,16 +309,20 @@ def adversarial(
     return Game(Pair(generator_loss, discriminator_loss), penalties)
 
 
-def adam(hyper: Hypers, *, beta2: float = 0.999) -> Pair[optax.GradientTransformation]:
-    """Return Adam for both players at their own rates and the common beta1.
+def adam(hyper: Hypers, *, beta2: float = 0.999, epsilon_root: float = 0.0) -> Pair[optax.GradientTransformation]:
+    """Return Adam for both players at their own rates and the common beta1; `optimisers.adam` says more.
 
     Raises:
         ValueError: if a rate is negative or a beta is not in [0, 1).
     """
-    for player, rate in zip(Pair._fields, hyper.rates, strict=True):
-        if isinstance(rate, Real) and not 0 <= rate < float("inf"):
-            raise ValueError(f"the {player}'s rate {rate} is not a finite rate of at least 0: 2e-4 is usual")
-    for name, beta in (("beta1", hyper.beta1), ("beta2", beta2)):
-        if isinstance(beta, Real) and not 0 <= beta < 1:
-            raise ValueError(f"{name}={beta} is not in [0, 1): 0.5 is usual for beta1, 0.999 for beta2")
-    return Pair(*(optax.adam(rate, b1=hyper.beta1, b2=beta2) for rate in hyper.rates))
+    options = {"beta1": hyper.beta1, "beta2": beta2, "epsilon_root": epsilon_root}
+    return Pair(*(optimisers.adam(rate, **options) for rate in hyper.rates))
+
+
+def sgd(hyper: Hypers) -> Pair[optax.GradientTransformation]:
+    """Return gradient descent for both players at their own rates; the other numbers are not looked at.
+
+    Raises:
+        ValueError: if a rate is negative.
+    """
+    return Pair(*(optimisers.sgd(rate) for rate in hyper.rates))

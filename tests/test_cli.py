@@ -1,6 +1,7 @@
 """The command line: what it trains, how it ends, and what it says to wrong input."""
 
 import errno
+import hashlib
 import json
 import os
 import random
@@ -11,15 +12,18 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import gan_jax
 from gan_jax import cli
-from gan_jax.cli import process
+from gan_jax.cli import models, process
+from gan_jax.networks import inception
 from gan_jax.training import lookup, records, runs, watch
 from tests.training.toy import same
 
@@ -461,6 +465,90 @@ def test_the_card_says_what_was_measured_and_where_it_comes_from(run, capsys):
     assert "counts.samples  100" in out
 
 
+PICTURES = '''"""Pictures of noise that never learn."""
+import dataclasses
+import jax, jax.numpy as jnp, numpy as np
+from gan_jax import evaluation
+from gan_jax.base import Batches, Program
+from gan_jax.data.images import Images, Split
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Nothing is varied."""
+
+class Model:
+    hyper, classes = None, 0
+
+    @staticmethod
+    def init(hyper, key):
+        return jnp.zeros(())
+
+    @staticmethod
+    def sample(key, state, n, label):
+        return jax.random.uniform(key, (n, 4, 4, 1), minval=-1)
+
+def split(name, count):
+    return Split(name, np.random.default_rng(count).integers(0, 256, (count, 4, 4, 1)).astype(np.uint8), None)
+
+def build(config, data=None, data_dir=None):
+    source = Images("noise", "1", split("train", 30), split("test", 20), 0)
+    batches = Batches({}, lambda arrays, key, step: {})
+    init = lambda key: jnp.zeros(())
+    step = lambda key, state, batch: (state + 1, {"loss": state})
+    return Program(init, step, batches, observe=lambda key, state: {}, sample=Model.sample,
+                   measure=evaluation.images(Model, source), steps=1)
+'''
+
+
+def pictures(folder: Path) -> Path:
+    """A run of one step of that experiment."""
+    (folder / "noise.py").write_text(PICTURES)
+    assert cli.main(["train", str(folder / "noise.py"), "--run", str(folder / "pictures")]) == 0
+    return folder / "pictures"
+
+
+def test_a_card_by_inception_stands_beside_the_other(tmp_path, monkeypatch, capsys):
+    """A file of weights is read and named; the network itself, which takes minutes to compile, gives way to means."""
+
+    def means(params, x):
+        return x.mean((1, 2)), jnp.broadcast_to(params["fc.bias"], (len(x), 1008))
+
+    weights = tmp_path / "weights.npz"
+    np.savez_compressed(weights, **{name: np.zeros(shape, np.float32) for name, shape in inception.shapes().items()})
+    monkeypatch.setattr(inception, "apply", means)
+    monkeypatch.setattr(inception, "FEATURES", 3)
+    monkeypatch.setenv("GAN_JAX_CACHE", str(tmp_path / "cache"))
+    run = pictures(tmp_path)
+    (run / "card.json").write_text("another's")
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run), "--n", "25", "--inception", str(weights)]) == 0
+    assert (run / "card.json").read_text() == "another's"
+    measured = json.loads((run / "card-inception.json").read_text())["measured"]
+    about = measured["extractor"]
+    assert about["name"] == "inception" and about["standard"] is False
+    assert about["file_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert "299x299" in about["preprocessing"]
+    assert measured["counts"] == {"reference": 30, "held_out": 20, "samples": 25}
+    assert "confidence" not in measured
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == f"card: {run / 'card-inception.json'}"
+    assert "generated: 25 images" in captured.err and "train: 30 images" in captured.err
+
+
+def test_progress_is_said_at_most_once_in_an_interval_with_what_is_left(monkeypatch, capsys):
+    now = iter([0, 10, 30, 45, 70])
+    monkeypatch.setattr(models, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    progress = models._progress()
+    for done in (0, 100, 200, 300, 400):
+        progress("train", done, 1000)
+    # 200 images in 30 seconds, and 800 are left; 400 in 70, and 600 are left.
+    assert capsys.readouterr().err.splitlines() == [
+        "train: 1000 images",
+        "train: 200 of 1000 images, 2m00s left",
+        "train: 400 of 1000 images, 1m45s left",
+    ]
+
+
 # Wrong input
 
 RUN, PLAIN, SHAPED, EMPTY, OTHER = "{trained}", "{plain}", "{shaped}", "{empty}", "{other}"
@@ -474,6 +562,8 @@ def places(trained, tmp_path_factory) -> dict[str, str]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(process, "keep_compiled", lambda: None)
             assert cli.main(["train", TOY, "--run", str(folder / name), "--steps", "1", *words]) == 0
+    pictures(folder)
+    np.savez(folder / "few.npz", weight=np.zeros(3))
     shutil.copytree(trained, folder / "empty", ignore=shutil.ignore_patterns("checkpoints"))
     (folder / "other").mkdir()
     (folder / "other" / "thesis.tex").write_text("years")
@@ -548,6 +638,11 @@ WRONG = [
     ("evaluate nowhere", ["nowhere"]),
     ("evaluate {plain}", ["{plain}", "nothing to measure"]),
     ("evaluate {trained} --n 0", ["--n 0"]),
+    ("evaluate {trained} --inception {few}", ["--inception", "{trained}", "not measured by images"]),
+    ("evaluate {pictures}", ["no feature extractor is shipped for 'noise'"]),
+    ("evaluate {pictures} --inception nowhere.pth", ["nowhere.pth is no file"]),
+    ("evaluate {pictures} --inception {few}", ["few.npz has no Conv2d_1a_3x3.conv.weight"]),
+    ("evaluate {pictures} --inception {toy}", ["experiment_file.py: weights are read from .pth"]),
 ]
 
 

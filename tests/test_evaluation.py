@@ -1,12 +1,24 @@
 """Which samples are measured, and against what."""
 
+import json
+
 import jax
 import numpy as np
+import pytest
 
 from gan_jax import evaluation
 from gan_jax.data import images, mixtures
 from gan_jax.metrics import features
+from gan_jax.metrics.features import Extractor
 from gan_jax.training import lookup
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cache(tmp_path_factory):
+    """Features that another version of the code has left are none to test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GAN_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def tiny(data, **fields):
@@ -67,6 +79,109 @@ def test_samples_are_drawn_in_batches_of_their_own_keys():
     assert many.shape == (700, 28, 28, 1)
     np.testing.assert_array_equal(evaluation.draw(program.sample, key, state, 510), many[:510])
     assert not np.array_equal(many[:200], many[500:])
+
+
+# By another extractor
+
+
+class Pictures:
+    """A model whose images all have one level: about that of the state, 0 before training."""
+
+    hyper = None
+
+    def __init__(self, classes=0):
+        self.classes = classes
+
+    def init(self, hyper, key):
+        return np.float32(0)
+
+    def sample(self, key, state, n, label):
+        return state + 0.1 * jax.random.uniform(key, (n, 1, 1, 1), minval=-1) * np.ones((1, 2, 3, 1))
+
+
+class Stand:
+    """A stand-in for an extractor of other classes; its one feature is an image's mean. It counts what it reads."""
+
+    def __init__(self, digest="ab"):
+        self.read = 0
+        record = {"family": "inception", "file_sha256": "cd", "standard": False}
+        self.extractor = Extractor("stand-in", digest, 1, record, self.apply)
+
+    def apply(self, images):
+        self.read += len(images)
+        means = np.asarray(images).mean(axis=(1, 2))
+        return means, np.concatenate([means, -means], axis=1)
+
+
+def noise(seed=0, train=40, test=20):
+    """Return a set of noise that no extractor is shipped for."""
+    rng = np.random.default_rng(seed)
+    # Both splits of the same name: what is kept of one must not be taken for the other.
+    splits = [
+        images.Split("all", rng.integers(0, 256, (count, 2, 3, 1)).astype(np.uint8), None) for count in (train, test)
+    ]
+    return images.Images("noise", "1", *splits, 0)
+
+
+def by(stand, source, n=30, classes=0, progress=None):
+    measure = evaluation.images(Pictures(classes), source)._replace(extractor=stand.extractor, progress=progress)
+    return measure(jax.random.key(0), np.float32(0.5), n)
+
+
+def test_a_card_by_another_extractor_has_its_distances_and_none_of_its_classes(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAN_JAX_CACHE", str(tmp_path))
+    source = noise()
+    card = by(Stand(), source, classes=2)
+    assert not {"classes", "confidence", "label_accuracy"} & set(card)
+    assert card["extractor"] == {"name": "stand-in", "sha256": "ab", "file_sha256": "cd", "standard": False}
+    assert card["counts"] == {"reference": 40, "held_out": 20, "samples": 30}
+    # Of one feature, the distance is (difference of means)^2 + (difference of deviations)^2.
+    train, test = (split.image.astype(np.float64).mean(axis=(1, 2, 3)) / 127.5 - 1 for split in source[2:4])
+    expected = (train.mean() - test.mean()) ** 2 + (train.std(ddof=1) - test.std(ddof=1)) ** 2
+    assert card["frechet"]["real"] == pytest.approx(expected, rel=1e-3)
+    assert card["frechet"]["generator"] == pytest.approx((0.5 - train.mean()) ** 2, rel=0.3)
+    assert card["frechet"]["untrained"] < 0.3 * card["frechet"]["generator"]
+    json.dumps(card, allow_nan=False)
+
+
+def test_features_of_real_images_are_taken_once_by_each_extractor_of_each_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAN_JAX_CACHE", str(tmp_path))
+    first, again, other, changed = Stand(), Stand(), Stand("other"), Stand()
+    card = by(first, noise())
+    assert by(again, noise()) == card
+    by(other, noise())
+    by(changed, noise(seed=1))
+    every = 2 * 30 + 40 + 20
+    assert [stand.read for stand in (first, again, other, changed)] == [every, 2 * 30, every, every]
+    monkeypatch.setattr(evaluation, "FORMAT", evaluation.FORMAT + 1)
+    by(again, noise())
+    assert again.read == 2 * 30 + every
+
+
+@pytest.mark.parametrize(
+    ("counts", "kind"),
+    [({"n": 1}, "generated"), ({"source": noise(train=1)}, "reference"), ({"source": noise(test=1)}, "held-out")],
+)
+def test_too_few_images_are_refused_before_any_is_read(counts, kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("GAN_JAX_CACHE", str(tmp_path))
+    stand = Stand()
+    with pytest.raises(ValueError, match=f"1 {kind} images are too few for 1 features: take 2 or more"):
+        by(stand, **{"source": noise(), **counts})
+    assert stand.read == 0 and not list(tmp_path.iterdir())
+
+
+def test_progress_names_each_set_that_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("GAN_JAX_CACHE", str(tmp_path))
+    told, source = [], noise(train=140)
+    by(Stand(), source, progress=lambda *said: told.append(said))
+    real = [("test", 0, 20), ("train", 0, 140), ("train", 100, 140)]
+    drawn = [("generated", 0, 30), ("untrained", 0, 30)]
+    assert told == drawn + real
+    by(Stand(), source, progress=lambda *said: told.append(said))
+    assert told == drawn + real + drawn
+
+
+# Points
 
 
 def test_points_of_the_mixture_itself_cover_it():

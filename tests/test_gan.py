@@ -185,7 +185,7 @@ def test_as_a_learner_it_is_the_same_gan():
     ("make", "message"),
     [
         (lambda: small(ema=1.0), "ema=1.0"),
-        (lambda: adam(Hypers(rates=Pair(-1e-4, 1e-4))), "generator's rate -0.0001"),
+        (lambda: adam(Hypers(rates=Pair(-1e-4, 1e-4))), "rate -0.0001"),
         (lambda: adam(Hypers(beta1=1.0)), "beta1=1.0"),
         (lambda: small(Hypers(smoothing=1.5)), "smoothing=1.5"),
         (lambda: small(Hypers(rates=Pair(0.1, -0.1)), rule=lambda h: rules.alternating(adam(h))), "rate -0.1"),

@@ -1,5 +1,6 @@
 """gan-jax sample, evaluate and diagnose: what is done with a run, be it finished or not."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ from gan_jax.cli import process
 from gan_jax.cli.words import Diagnose, Evaluate, Sample, check_seed
 
 if TYPE_CHECKING:  # JAX is imported where it is needed: `--help` does not wait for it
+    from gan_jax.evaluation import Progress
     from gan_jax.training.runs import Trained
 
 
@@ -58,16 +60,26 @@ def evaluate(command: Evaluate) -> int:
             raise ValueError(f"--n {command.n}: measure 1 or more")
         trained = _load(command.run, command.data_dir)
         record = trained.record
-        if trained.program.measure is None:
+        measure = trained.program.measure
+        if measure is None:
             raise ValueError(f"{command.run} is a run of {record.experiment}, whose program has nothing to measure")
 
+        from gan_jax.evaluation import ImageMeasure
         from gan_jax.metrics import card as cards
+        from gan_jax.metrics import inception
         from gan_jax.provenance import provenance
         from gan_jax.training import runs
 
+        path = command.run / "card.json"
+        if command.inception:
+            if not isinstance(measure, ImageMeasure):
+                no_images = f"{command.run} is a run of {record.experiment}, which is not measured by images"
+                raise ValueError(f"--inception {command.inception}: {no_images}; leave the option out")
+            measure = measure._replace(extractor=inception.read(command.inception), progress=_progress())
+            path = command.run / "card-inception.json"  # a score by one extractor does not replace another's
         process.keep_compiled()
         # Nothing is written before it has an answer, and `n` may still turn out to be too few for a metric.
-        measured = trained.program.measure(runs.sampling_key(command.seed), trained.state, command.n)
+        measured = measure(runs.sampling_key(command.seed), trained.state, command.n)
         card = {
             "measured": measured,
             "run": str(command.run),
@@ -79,16 +91,34 @@ def evaluate(command: Evaluate) -> int:
             "data": record.data,
             "provenance": provenance(),
         }
-        if isinstance(measured.get("reference"), dict):
-            cards.check(card)
+        cards.check(card)
     process.note(trained.notes)
-    runs.write_json(command.run / "card.json", card)
+    runs.write_json(path, card)
     print(f"{record.experiment} at step {trained.step}, {command.n} samples, seed {command.seed}")
     rows = runs.flat(measured)
     for name, value in rows.items():
         print(f"  {name:<{max(map(len, rows))}}  {f'{value:.6g}' if isinstance(value, float) else value}")
-    print(f"card: {command.run / 'card.json'}")
+    print(f"card: {path}")
     return 0
+
+
+def _progress(interval: float = 30.0) -> "Progress":
+    """Say how far the reading of images is, at most once in so many seconds, and how long a set still takes."""
+    from gan_jax.training.records import duration
+
+    begun = said = 0.0
+
+    def progress(images: str, done: int, total: int) -> None:
+        nonlocal begun, said
+        now = time.monotonic()
+        if not done:
+            begun = said = now
+            process.say(f"{images}: {total} images")
+        elif now - said >= interval:
+            said = now
+            process.say(f"{images}: {done} of {total} images, {duration((now - begun) / done * (total - done))} left")
+
+    return progress
 
 
 def diagnose(command: Diagnose) -> int:

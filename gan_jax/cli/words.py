@@ -112,6 +112,8 @@ class Evaluate:
     """The directory of a run."""
     n: int = 10_000
     """How many samples to measure."""
+    inception: Path | None = None
+    """A file of Inception's standard weights, to measure images by them; the card is then RUN/card-inception.json."""
     seed: int = 0
     """The same seed measures the same samples."""
     data_dir: str | None = None

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float32, Int32, UInt8
 
+from gan_jax.arithmetic import to_uint8 as to_uint8  # the way back from `to_float`, which metrics need too
 from gan_jax.base import Batch, Batches, Key
 from gan_jax.data import cache, order, sources
 
@@ -60,11 +61,6 @@ def load(name: str = "digits", data_dir: str | Path | None = None, *, size: int 
 def to_float(image: UInt8[Array | np.ndarray, "..."]) -> Float32[Array, "..."]:
     """Scale pixels from {0, ..., 255} to [-1, 1]: the range of every network here."""
     return jnp.asarray(image).astype(jnp.float32) / 127.5 - 1
-
-
-def to_uint8(image: Float32[Array | np.ndarray, "..."]) -> UInt8[Array, "..."]:
-    """Scale pixels from [-1, 1] to the nearest of {0, ..., 255}; what lies outside is clipped."""
-    return jnp.clip(jnp.round((jnp.asarray(image) + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 def batches(split: Split, size: int, count: int = 1) -> Batches:

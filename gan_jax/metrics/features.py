@@ -6,7 +6,7 @@ its weights on every metric card. Each is made again by the command that stands 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -30,12 +30,14 @@ _LIMIT = 1.01  # of pixels: what was resized or computed in half precision round
 class Extractor(NamedTuple):
     """A frozen classifier.
 
-    name: the family of data. digest: SHA-256 of the weights. record: how it was made, and its test accuracy.
+    name: the family of data. digest: SHA-256 of the weights. features: how many, F.
+    record: how it was made, and its test accuracy; "classes" only where they are those of the data.
     apply: images [B, size, size, channels] in [-1, 1] -> (features [B, F], logits [B, classes]), pure and unchecked.
     """
 
     name: str
     digest: str
+    features: int
     record: Mapping[str, Any]
     apply: Any
 
@@ -50,8 +52,15 @@ class Extractor(NamedTuple):
         if shape != own:
             raise ValueError(f"the extractor for {self.name} reads images of {own}, not of {shape}")
 
-    def all(self, images: Float[np.ndarray, "N H W C"], batch: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    def all(
+        self,
+        images: Float[np.ndarray, "N H W C"],
+        batch: int = 100,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the features [N, F] and the class probabilities [N, classes] of any number of images.
+
+        `progress` is called before each batch with how many images have been read, and with N.
 
         Raises:
             ValueError: no images, images of another shape than the extractor reads, or pixels outside [-1, 1].
@@ -63,7 +72,11 @@ class Extractor(NamedTuple):
         if not -_LIMIT <= low <= high <= _LIMIT:  # nor is NaN
             raise ValueError(f"the extractor for {self.name} reads pixels in [-1, 1], not from {low} to {high}")
         # On a CPU the patches of larger batches leave its caches: 500 at once take twice as long an image.
-        parts = [self.apply(images[start : start + batch]) for start in range(0, len(images), batch)]
+        parts = []
+        for start in range(0, len(images), batch):
+            if progress:
+                progress(start, len(images))
+            parts.append(self.apply(images[start : start + batch]))
         features, logits = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
         return features, np.asarray(jax.nn.softmax(logits, axis=-1))
 
@@ -101,9 +114,9 @@ def read(path: Path) -> Extractor:
         for name in _REQUIRED:
             if name not in record:
                 raise ValueError(f"its record has no {name!r}")
-        digest = _digest(arrays)
-        if digest != record["sha256"]:
-            raise ValueError(f"its weights have the hash {digest[:12]}, not {record['sha256'][:12]}")
+        found = digest(arrays)
+        if found != record["sha256"]:
+            raise ValueError(f"its weights have the hash {found[:12]}, not {record['sha256'][:12]}")
         return _extractor(arrays, record)
     except Exception as error:  # NumPy, zipfile, json and Flax raise a dozen kinds for what is damaged
         reason = " ".join(str(error).split())
@@ -117,7 +130,7 @@ def rounded(weights: tuple[Params, Stats], record: Mapping[str, Any]) -> Extract
         ValueError: as `write` does, or the weights are not those of the network that the record describes.
     """
     leaves = _half(weights)
-    return _extractor(leaves, {**record, "sha256": _digest(leaves)})
+    return _extractor(leaves, {**record, "sha256": digest(leaves)})
 
 
 def write(path: Path, weights: tuple[Params, Stats], record: Mapping[str, Any]) -> str:
@@ -133,10 +146,19 @@ def write(path: Path, weights: tuple[Params, Stats], record: Mapping[str, Any]) 
         ValueError: a weight is not finite in half precision.
     """
     leaves = _half(weights)
-    digest = _digest(leaves)
-    arrays: dict[str, Any] = {**leaves, "record": json.dumps({**record, "sha256": digest})}
+    sha256 = digest(leaves)
+    arrays: dict[str, Any] = {**leaves, "record": json.dumps({**record, "sha256": sha256})}
     np.savez_compressed(path, **arrays)
-    return digest
+    return sha256
+
+
+def digest(leaves: Mapping[str, np.ndarray]) -> str:
+    """Return the SHA-256 of arrays, of their names, shapes, types and bytes: what identifies weights in any file."""
+    sha = hashlib.sha256()
+    for name in sorted(leaves):
+        sha.update(f"{name} {leaves[name].shape} {leaves[name].dtype.str}\n".encode())
+        sha.update(np.ascontiguousarray(leaves[name]).data)
+    return sha.hexdigest()
 
 
 def _extractor(leaves: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Extractor:
@@ -155,7 +177,7 @@ def _extractor(leaves: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> E
     def apply(images: Array) -> tuple[Array, Array]:
         return net.apply(params, stats, images, train=False)[0]
 
-    return Extractor(record["family"], record["sha256"], record, apply)
+    return Extractor(record["family"], record["sha256"], params["head"]["kernel"].shape[0], record, apply)
 
 
 def _half(weights: tuple[Params, Stats]) -> dict[str, np.ndarray]:
@@ -168,11 +190,3 @@ def _half(weights: tuple[Params, Stats]) -> dict[str, np.ndarray]:
         if not np.isfinite(leaf).all():
             raise ValueError(f"{name} is not finite in half precision: train again, at a lower rate")
     return leaves
-
-
-def _digest(leaves: Mapping[str, np.ndarray]) -> str:
-    sha = hashlib.sha256()
-    for name in sorted(leaves):
-        sha.update(f"{name} {leaves[name].shape} {leaves[name].dtype.str}\n".encode())
-        sha.update(np.ascontiguousarray(leaves[name]).data)
-    return sha.hexdigest()

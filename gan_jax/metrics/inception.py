@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from gan_jax.metrics.features import Extractor, _digest
+from gan_jax.arithmetic import to_uint8
+from gan_jax.metrics.features import Extractor, digest
 from gan_jax.networks import inception
 
 # The file that the published scores were measured with, at its usual place in PyTorch's libraries.
@@ -44,7 +44,8 @@ def read(path: Path) -> Extractor:
     of 1008 classes, are without the last layer's bias, as in the published Inception score.
 
     The digest is that of the weights, whatever the file's format. The record names the file and its own SHA-256, and
-    says whether it is the `standard` one; scores by other weights cannot be compared with published ones.
+    says whether it is the `standard` one, byte by byte; scores by other weights cannot be compared with published
+    ones.
 
     Raises:
         ValueError: if there is no such file, or as `weights` does.
@@ -59,20 +60,21 @@ def read(path: Path) -> Extractor:
 
     @jax.jit
     def batch(params: Mapping[str, Array], images: Array) -> tuple[Array, Array]:
-        return inception.apply(params, inception.preprocess(levels(images)))
+        return inception.apply(params, inception.preprocess(to_uint8(images)))
 
     def apply(images: Float[np.ndarray | Array, "B H W C"]) -> tuple[np.ndarray, np.ndarray]:
         parts = [batch(params, images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
         features, logits = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
         return features, logits
 
-    record = {"family": "inception", "file": path.name, "file_sha256": own, "standard": own == STANDARD}
-    return Extractor("inception", _digest(leaves), record, apply)
-
-
-def levels(images: Float[Array, "B H W C"]) -> Array:
-    """Return the levels {0, ..., 255} nearest to pixels in [-1, 1]: the distance is defined on saved pictures."""
-    return jnp.clip(jnp.round((jnp.asarray(images) + 1) * 127.5), 0, 255).astype(jnp.uint8)
+    record = {
+        "family": "inception",
+        "file": path.name,
+        "file_sha256": own,
+        "standard": own == STANDARD,
+        "preprocessing": f"256 levels, resized to {inception.SIZE}x{inception.SIZE} as TensorFlow 1 does",
+    }
+    return Extractor("inception", digest(leaves), inception.FEATURES, record, apply)
 
 
 def weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Weights:

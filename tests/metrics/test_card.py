@@ -19,7 +19,7 @@ def toy(images):
     return flat[:, :2], logits.astype(np.float32)
 
 
-EXTRACTOR = Extractor("toy", "abc", {"test_accuracy": 1.0, "size": 1, "channels": 3}, toy)
+EXTRACTOR = Extractor("toy", "abc", 2, {"test_accuracy": 1.0, "size": 1, "channels": 3, "classes": 3}, toy)
 
 
 def pictures(mean, classes):
@@ -29,22 +29,16 @@ def pictures(mean, classes):
     return (np.concatenate([points, named], axis=1)).reshape(8, 1, 1, 3)
 
 
-@pytest.fixture(autouse=True)
-def any_pixels(monkeypatch):
-    """The toy's pixels are features: they need not lie in [-1, 1]."""
-
-    def every(self, images, batch=500):
-        features, logits = self.apply(images)
-        odds = np.exp(logits)
-        return features, odds / odds.sum(axis=1, keepdims=True)
-
-    monkeypatch.setattr(Extractor, "all", every)
+def measured(reference, held_out, generated, untrained, asked=None, extractor=EXTRACTOR):
+    """Return the card of four sets of pictures. The toy's pixels are features: they need not lie in [-1, 1]."""
+    (real, _), (unseen, _), (made, logits), (before, _) = map(toy, (reference, held_out, generated, untrained))
+    odds = np.exp(logits)
+    return card.images(extractor, real, unseen, made, before, odds / odds.sum(axis=1, keepdims=True), asked)
 
 
 def test_by_hand():
     reference = pictures((0, 0), [0, 1, 2, 0])
-    made = card.images(
-        EXTRACTOR,
+    made = measured(
         reference,
         held_out=pictures((1, 0), [0, 1, 2, 0]),
         generated=pictures((2, 0), [0, 0, 0, 1]),
@@ -68,7 +62,7 @@ def test_by_hand():
 def test_the_data_themselves_are_precise_and_complete_and_copies():
     reference = pictures((0, 0), [0, 1, 2, 0])
     shifted = pictures((0.1, 0), [0, 1, 2, 0])
-    made = card.images(EXTRACTOR, reference, shifted, reference, pictures((9, 9), [0, 0, 0, 0]))
+    made = measured(reference, shifted, reference, pictures((9, 9), [0, 0, 0, 0]))
     assert [made["coverage"][name] for name in ("precision", "recall", "coverage")] == [1, 1, 1]
     assert made["memory"] == {"ratio": 0.0, "share": 1.0}
     assert made["frechet"]["gap_closed"] > 1  # nearer to the data than unseen data are
@@ -76,18 +70,32 @@ def test_the_data_themselves_are_precise_and_complete_and_copies():
 
 def test_labels_are_judged_only_where_some_were_asked_for():
     same = pictures((0, 0), [0, 1, 2, 0])
-    made = card.images(EXTRACTOR, same, pictures((1, 0), [0, 0, 0, 0]), same, pictures((3, 0), [0, 0, 0, 0]))
+    made = measured(same, pictures((1, 0), [0, 0, 0, 0]), same, pictures((3, 0), [0, 0, 0, 0]))
     assert "label_accuracy" not in made
     assert made["frechet"]["gap_closed"] == pytest.approx(9 / 8)
 
 
-@pytest.mark.parametrize(("place", "kind"), [(1, "reference"), (2, "held-out"), (3, "generated")])
+def test_an_extractor_of_other_classes_says_nothing_of_them():
+    """And what its record says of its file stands on the card."""
+    record = {"file": "w.pth", "file_sha256": "cd", "standard": False, "preprocessing": "p"}
+    sides = [pictures((mean, 0), [0, 1, 2, 0]) for mean in range(4)]
+    own = measured(*sides, np.zeros(8, int))
+    made = measured(*sides, np.zeros(8, int), EXTRACTOR._replace(record=record))
+    assert set(own) - set(made) == {"classes", "confidence", "label_accuracy"}
+    assert {name: made[name] for name in made if name != "extractor"} == {
+        name: own[name] for name in made if name != "extractor"
+    }
+    about = {"file_sha256": "cd", "standard": False, "preprocessing": "p"}
+    assert made["extractor"] == {"name": "toy", "sha256": "abc", **about}
+
+
+@pytest.mark.parametrize(("place", "kind"), [(0, "reference"), (1, "held-out"), (2, "generated")])
 def test_fewer_images_than_features_are_refused(place, kind):
-    sides = [EXTRACTOR, *(pictures((0, 0), [0, 1, 2, 0]) for _ in range(4))]
+    sides = [pictures((0, 0), [0, 1, 2, 0]) for _ in range(4)]
     sides[place] = sides[place][:2]
-    sides[4] = sides[4][: len(sides[3])]
+    sides[3] = sides[3][: len(sides[2])]
     with pytest.raises(ValueError, match=f"2 {kind} images are too few for 2 features: take 3 or more"):
-        card.images(*sides)
+        measured(*sides)
 
 
 COMPLETE = {
@@ -120,3 +128,14 @@ def test_no_score_without_its_protocol(place, nothing):
     at[place[-1]] = nothing
     with pytest.raises(ValueError, match=f"the metric card lacks {'.'.join(place)}"):
         card.check(lacking)
+
+
+@pytest.mark.parametrize("score", ["frechet", "modes"])
+def test_a_distance_names_what_it_is_from_and_other_measures_need_not(score):
+    card.check({**COMPLETE, "measured": {"accuracy": 0.9}})
+    with pytest.raises(ValueError, match="seed"):
+        card.check({"measured": {"accuracy": 0.9}})
+    with pytest.raises(ValueError, match=r"the metric card lacks measured\.(extractor|reference)"):
+        card.check({**COMPLETE, "measured": {score: {}}})
+    mixture = {"modes": {}, "reference": {"data": "ring", "modes": 8, "std": 0.02}}
+    card.check({**COMPLETE, "measured": mixture})

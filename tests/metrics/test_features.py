@@ -274,6 +274,13 @@ def test_features_do_not_depend_on_how_the_images_are_batched():
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+def test_progress_is_told_before_each_batch():
+    told = []
+    found, _ = SMALL_EXTRACTOR.all(pixels((7, 8, 8, 3)), batch=3, progress=lambda *counts: told.append(counts))
+    assert told == [(0, 7), (3, 7), (6, 7)]
+    assert found.shape == (7, SMALL_EXTRACTOR.features)
+
+
 @given(st.integers(0, 3 * 8 * 8 * 3 - 1), st.sampled_from([np.nan, np.inf, -np.inf, 1.02, -1.02, 255.0]))
 def test_one_pixel_that_is_none_is_refused(place, value):
     image = pixels((3, 8, 8, 3))
@@ -298,7 +305,7 @@ def test_no_images_and_images_of_another_shape_are_refused():
 
 
 def test_an_extractor_that_names_no_size_reads_any():
-    any_size = features.Extractor("any", "", {}, lambda image: (image.mean(axis=(1, 2)), image.mean(axis=(1, 2))))
+    any_size = features.Extractor("any", "", 1, {}, lambda image: (image.mean(axis=(1, 2)), image.mean(axis=(1, 2))))
     for side in (3, 5):
         found, _ = any_size.all(np.full((2, side, side, 1), 0.5, np.float32))
         np.testing.assert_array_equal(found, np.full((2, 1), 0.5))

@@ -1,0 +1,1 @@
+"""Meta-learning: tasks, loops that learn one of them, and what learns over many of them how to."""

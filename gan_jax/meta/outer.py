@@ -1,0 +1,117 @@
+"""Outer loops: what meta-learners share that learn where the inner loop begins, by a mean over tasks."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from gan_jax.base import Batch, Hyper, Key, Learner, MetaLearner, Metrics, Params, State, Task
+from gan_jax.meta import hyper as hypers
+from gan_jax.meta import inner
+from gan_jax.meta.hyper import Space
+from gan_jax.meta.inner import At, Feed
+
+
+class Learned(NamedTuple):
+    """What an outer loop moves.
+
+    params: the initialisation; None where each task begins at fresh parameters.
+    hyper: coordinates of hyperparameters (see `meta.hyper`); None where these are fixed.
+    """
+
+    params: Params | None
+    hyper: Any = None
+
+
+class MetaState(NamedTuple):
+    """Where an outer loop stands: what it has learned, and its optimiser's state."""
+
+    learned: Learned
+    optimiser: Any
+
+
+class Inner(NamedTuple):
+    """An inner loop, and where it begins.
+
+    start: `key -> learned`, before the first outer step.
+    hyper: `learned -> hyper`, with a leading axis of steps if they have one.
+    adapt: `(key, learned, support, steps) -> state of the learner`.
+    loss: `(key, learned, state, query) -> scalar`, of an adapted state.
+    """
+
+    start: Callable[[Key], Learned]
+    hyper: Callable[[Learned], Hyper]
+    adapt: Callable[..., State]
+    loss: Callable[[Key, Learned, State, Batch], Any]
+
+
+def inner_loop(
+    learner: Learner,
+    *,
+    steps: int,
+    feed: Feed,
+    space: Space | None = None,
+    at: At = inner.same,
+    levels: int = 1,
+    unroll: int = 1,
+) -> Inner:
+    """Make an inner loop of a learner that begins at what is learned; the arguments are those of `maml`.
+
+    Statistics, such as those of batch normalisation, begin anew with each task, and so do optimisers.
+    """
+
+    def hyper(learned: Learned) -> Hyper:
+        return learner.hyper if space is None else hypers.hyper(space, learned.hyper)
+
+    def start(key: Key) -> Learned:
+        default = learner.hyper if space is None else space.default
+        params = learner.get_params(learner.init(at(default, 0), key))
+        return Learned(params, None if space is None else hypers.coordinates(space))
+
+    def adapt(key: Key, learned: Learned, support: Batch, steps: int = steps) -> State:
+        begin_key, loop_key = jax.random.split(key)
+        now = hyper(learned)
+        begun = learner.init(at(now, 0), begin_key, learned.params)
+        loop = inner.loop(learner, steps, feed=feed, at=at, levels=levels, unroll=unroll)
+        return loop(now, loop_key, begun, support)[0]
+
+    def loss(key: Key, learned: Learned, state: State, query: Batch) -> Any:
+        return learner.loss(at(hyper(learned), steps), key, state, query)
+
+    return Inner(start, hyper, adapt, loss)
+
+
+def outer(
+    inner: Inner,
+    gradient: Callable[[Key, Learned, Task], tuple[Learned, Metrics]],
+    optimiser: optax.GradientTransformation,
+) -> MetaLearner:
+    """Make a meta-learner of the gradient that one task gives.
+
+    Args:
+        inner: where an adaptation begins, and how it goes on.
+        gradient: `(key, learned, task) -> (gradient, metrics)` of one task. It is vmapped over tasks, each with a key
+            of its own, and the mean is what the optimiser is given.
+        optimiser: of the outer loop.
+
+    Metrics: those of the tasks, averaged, and "meta/slope", the norm of the mean gradient.
+    """
+
+    def init(key: Key) -> MetaState:
+        learned: Any = inner.start(key)
+        return MetaState(learned, optimiser.init(learned))
+
+    def meta_step(key: Key, state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
+        keys = jax.random.split(key, len(jax.tree.leaves(tasks)[0]))
+        result = jax.vmap(gradient, in_axes=(0, None, 0))(keys, state.learned, tasks)
+        slope, metrics = jax.tree.map(lambda x: x.mean(axis=0), result)
+        now: Any = state.learned  # optax's annotations know no NamedTuples
+        updates, moved = optimiser.update(slope, state.optimiser, now)
+        learned: Any = optax.apply_updates(now, updates)
+        return MetaState(learned, moved), {**metrics, "meta/slope": optax.tree.norm(slope)}
+
+    def adapt(key: Key, state: MetaState, support: Batch, **options: Any) -> State:
+        return inner.adapt(key, state.learned, support, **options)
+
+    return MetaLearner(init, meta_step, adapt)
