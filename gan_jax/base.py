@@ -166,7 +166,7 @@ class Batches(NamedTuple):
 class Program(NamedTuple):
     """What the training loop runs: a GAN, a classifier, a meta-learner.
 
-    init: `key -> state`. step: `(key, state, batch) -> (state, metrics)`.
+    init: `key -> state`. step: `(key, state, batch) -> (state, metrics)`; a meta-learner's batch is a Task, stacked.
     batches: what a step is fed with.
     observe: `(key, state) -> batch` of what a person would look at ("image" or "x"), or {}.
     sample: `(key, state, n, label) -> samples [n, ...]`; None where there is nothing to sample.
@@ -179,7 +179,7 @@ class Program(NamedTuple):
     """
 
     init: Callable[[Key], State]
-    step: Callable[[Key, State, Batch], tuple[State, Metrics]]
+    step: Callable[[Key, State, Any], tuple[State, Metrics]]
     batches: Batches
     observe: Callable[[Key, State], Batch]
     sample: Callable[[Key, State, int, Array | None], Array] | None = None

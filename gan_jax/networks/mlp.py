@@ -1,4 +1,4 @@
-"""Multilayer perceptrons: the classic pair for MNIST, and small ones for points in a plane."""
+"""Multilayer perceptrons: the classic pair for MNIST, small ones for points in a plane, and one for regression."""
 
 import math
 from collections.abc import Sequence
@@ -46,8 +46,28 @@ def discriminator(
     return network(lambda rngs: _Discriminator(tuple(shape), tuple(widths), dropout, classes, rngs=rngs))
 
 
+def perceptron(inputs: int, outputs: int, *, widths: Sequence[int] = (40, 40)) -> Network:
+    """Return a map of points [B, inputs] to values [B, outputs], with ReLU between layers.
+
+    Raises:
+        ValueError: if a width is less than 1.
+    """
+    check_widths(widths)
+    return network(lambda rngs: _Perceptron((inputs, *widths, outputs), rngs=rngs))
+
+
 def _layers(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.List:
     return nnx.List([nnx.Linear(inputs, outputs, rngs=rngs) for inputs, outputs in pairwise(widths)])
+
+
+class _Perceptron(nnx.Module):
+    def __init__(self, widths: tuple[int, ...], *, rngs: nnx.Rngs):
+        self.layers = _layers(widths, rngs)
+
+    def __call__(self, x: Array, *, label: Array | None, train: bool, key: Array | None) -> Array:
+        for layer in self.layers[:-1]:
+            x = jax.nn.relu(layer(x))
+        return self.layers[-1](x)
 
 
 class _Generator(nnx.Module):
