@@ -1,9 +1,9 @@
 """Does the collapse alarm catch the runs that collapse, and leave the others alone? 45 runs, and published ones.
 
 Command: gan-jax train alarms --data-dir DIR
-Result: of 45 runs (docs/alarms/report.md) 10 collapsed and all were caught, one before a best that came after the
-    collapse; no false alarm among the other 35. The alarm saves 59 % of the waste. On the published curves the checkpoint returned to is within 5 % of the best on
-    average, 14 % at worst
+Result: of 45 runs (docs/alarms/report.md) 10 collapsed and all were caught, one of them before a best that came after a
+    collapse; no false alarm among the other 35. The alarm saves 59 % of the waste. On the published curves the
+    checkpoint returned to is within 5 % of the best on average, 14 % at worst
 Cost: a run on the ring is 10 to 25 s on two AMD EPYC cores, one of images about a minute: half an hour in all
 
 Each cell trains one GAN of two perceptrons to its last step, whatever becomes of it, and keeps its scores; the report
