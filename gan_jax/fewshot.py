@@ -10,10 +10,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jaxtyping import Float
 
 from gan_jax.base import Batch, Hyper, Key
 from gan_jax.divergences.integral import Kernel, energy_kernel, maximum_mean_discrepancy
 from gan_jax.gan import GAN, GANState
+from gan_jax.networks.layers import halved
 
 Judge = Callable[[Hyper, Key, GANState, Batch], Array]
 
@@ -65,6 +67,19 @@ def distance(
         return maximum_mean_discrepancy(flat(samples), flat(real), kernel)
 
     return judge
+
+
+def scales(x: Float[Array, "B H W C"]) -> Float[Array, "B D"]:
+    """Return images as features: their pixels, and the means over blocks of 2x2 and of 4x4 as far as sizes are even.
+
+    Means are multiplied by the side of their block, so that each scale of a flat image has the same norm. Coarse
+    scales see where strokes are that fine ones miss by a pixel.
+    """
+    found, side = [x.reshape(len(x), -1)], 1
+    while side < 4 and x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0:
+        x, side = halved(x), 2 * side
+        found.append(side * x.reshape(len(x), -1))
+    return jnp.concatenate(found, axis=1)
 
 
 def total(*judges: Judge) -> Judge:

@@ -14,7 +14,7 @@ from gan_jax.training import lookup, loop, studies
 NAMES = [experiment.name for experiment in lookup.catalogue()]
 MODULES = {name: lookup.load(lookup.find(name)) for name in NAMES}
 # The embedded ones, where the default must be prepared.
-DATA = dict.fromkeys(("features", "fashion_resnet", "mnist_mlp", "stacked_mnist"), "digits")
+DATA = dict.fromkeys(("features", "fashion_resnet", "mnist_mlp", "omniglot_maml_gan", "stacked_mnist"), "digits")
 BUILT = {name: module.build(module.SMALLEST, DATA.get(name)) for name, module in MODULES.items()}
 every_program = pytest.mark.parametrize("name", [name for name, built in BUILT.items() if isinstance(built, Program)])
 every_study = pytest.mark.parametrize("name", [name for name, built in BUILT.items() if isinstance(built, Study)])

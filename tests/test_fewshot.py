@@ -169,3 +169,16 @@ def test_a_total_is_the_sum():
 def test_a_distance_of_one_sample_is_refused():
     with pytest.raises(ValueError, match="n is 1"):
         fewshot.distance(small(), 1)
+
+
+def test_scales_of_images_are_their_block_means_weighted_by_the_side():
+    x = np.random.default_rng(0).normal(size=(2, 8, 4, 1)).astype(np.float32)
+    found = np.asarray(fewshot.scales(x))
+    assert found.shape == (2, 32 + 8 + 2)
+    np.testing.assert_allclose(found[:, :32], x.reshape(2, -1))
+    np.testing.assert_allclose(found[1, 32], 2 * x[1, :2, :2].mean(), rtol=1e-5)
+    np.testing.assert_allclose(found[1, -1], 4 * x[1, 4:].mean(), rtol=1e-4)
+    flat = np.asarray(fewshot.scales(np.ones((1, 8, 8, 1), np.float32)))[0]
+    for part in np.split(flat, [64, 80]):
+        assert np.linalg.norm(part) == pytest.approx(8.0)
+    assert fewshot.scales(np.ones((1, 7, 8, 1), np.float32)).shape == (1, 56)  # an odd side is not halved

@@ -4,13 +4,16 @@ A size is halved while it is even and above 7: 28 becomes 14 and 7; 32 becomes 1
 double with each halving.
 """
 
+from functools import partial
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
 from gan_jax.base import Network
-from gan_jax.networks.layers import BatchNorm, Projection, Strided, halvings, normal_init
+from gan_jax.networks.layers import BatchNorm, LayerNorm, Projection, Strided, halvings, normal_init
 from gan_jax.networks.lowerings import Lowering, auto
 from gan_jax.networks.network import network
 
@@ -22,6 +25,7 @@ def generator(
     *,
     width: int = 64,
     classes: int = 0,
+    norm: Literal["batch", "layer"] = "batch",
     lowering: Lowering | None = None,
 ) -> Network:
     """Return a map of latents [B, latent] to images [B, size, size, channels] in [-1, 1].
@@ -29,14 +33,19 @@ def generator(
     Args:
         width: channels of the finest layer of features.
         classes: if not 0, batch normalisation is conditional on the label.
+        norm: "batch" as in the paper, or "layer", which carries nothing from step to step, for a few steps on a few
+            images.
         lowering: how convolutions are computed; `lowerings.auto()` if None.
 
     Raises:
-        ValueError: if `size` cannot be halved down to 4...7, or `width` is less than 1.
+        ValueError: if `size` cannot be halved down to 4...7, `width` is less than 1, or a normalisation is unknown or
+            can not be conditional.
     """
     levels = _levels(size, width)
+    if norm not in ("batch", "layer") or (norm == "layer" and classes):
+        raise ValueError(f"norm={norm!r} with {classes} classes: take 'batch', or 'layer' without classes")
     return network(
-        lambda rngs: _Generator(latent, size, levels, channels, width, classes, lowering or auto(), rngs=rngs)
+        lambda rngs: _Generator(latent, size, levels, channels, width, classes, norm, lowering or auto(), rngs=rngs)
     )
 
 
@@ -83,6 +92,7 @@ class _Generator(nnx.Module):
         channels: int,
         width: int,
         classes: int,
+        norm: str,
         lowering: Lowering,
         *,
         rngs: nnx.Rngs,
@@ -90,7 +100,8 @@ class _Generator(nnx.Module):
         widths = [width * 2**level for level in reversed(range(levels))]
         self.side = size // 2**levels
         self.stem = nnx.Linear(latent, self.side**2 * widths[0], kernel_init=normal_init, rngs=rngs)
-        self.norms = nnx.List([BatchNorm(features, classes, rngs=rngs) for features in widths])
+        make = partial(BatchNorm, classes=classes) if norm == "batch" else LayerNorm
+        self.norms = nnx.List([make(features, rngs=rngs) for features in widths])
         self.ups = nnx.List(
             [Strided(i, o, lowering.up, rngs=rngs) for i, o in zip(widths, [*widths[1:], channels], strict=True)]
         )

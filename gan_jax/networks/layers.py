@@ -138,6 +138,25 @@ class BatchNorm(nnx.Module):
         return x * self.scale[row].reshape(shape) + self.shift[row].reshape(shape)
 
 
+class LayerNorm(nnx.Module):
+    """Normalisation of each example over all its axes, with a scale and a shift for each channel, the last axis.
+
+    Ba et al. 2016 (arXiv 1607.06450). It has no running moments: a few steps on a few images are judged as they were
+    trained.
+    """
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs):
+        self.scale = nnx.Param(jnp.ones(features))
+        self.shift = nnx.Param(jnp.zeros(features))
+
+    def __call__(self, x: Array, label: Array | None, *, train: bool) -> Array:
+        """Return the normalised [B, ..., C]."""
+        axes = tuple(range(1, x.ndim))
+        x = jax.nn.standardize(x, axis=axes, epsilon=1e-5)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        return x * self.scale[...].reshape(shape) + self.shift[...].reshape(shape)
+
+
 class Projection(nnx.Module):
     """The inner product of features and an embedding of the label (Miyato and Koyama 2018, arXiv 1802.05637, eq. 3)."""
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gan_jax.networks.layers import Conv, doubled, halved, halvings
+from gan_jax.networks.layers import Conv, LayerNorm, doubled, halved, halvings
 from gan_jax.networks.lowerings import LOWERINGS
 
 
@@ -62,3 +62,14 @@ def test_a_size_is_halved_until_it_is_small(size, largest, count):
 def test_a_size_that_cannot_be_halved_is_refused(size, largest):
     with pytest.raises(ValueError, match=f"image size {size} cannot be halved down to {largest // 2 + 1}...{largest}"):
         halvings(size, largest)
+
+
+def test_layer_normalisation_knows_one_example_at_a_time():
+    x = np.random.default_rng(0).normal(3.0, 2.0, (2, 4, 4, 3)).astype(np.float32)
+    layer = LayerNorm(3, rngs=nnx.Rngs(0))
+    layer.scale[...], layer.shift[...] = np.array([1.0, 2.0, 0.5]), np.array([0.0, 1.0, -1.0])
+    mean, deviation = x.mean(axis=(1, 2, 3), keepdims=True), x.std(axis=(1, 2, 3), keepdims=True)
+    expected = (x - mean) / deviation * [1.0, 2.0, 0.5] + [0.0, 1.0, -1.0]
+    for train in (True, False):  # there is nothing that it would remember
+        np.testing.assert_allclose(layer(x, None, train=train), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(layer(x[:1], None, train=train), expected[:1], rtol=1e-4, atol=1e-4)
