@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from gan_jax import fewshot, latents, objectives, penalties, rules
-from gan_jax.base import Batch, Key, Pair, Program, State
+from gan_jax.base import Adapter, Batch, Key, Pair, Program, State
 from gan_jax.data import episodes, images
 from gan_jax.gan import GAN, Hypers, adam, gan
 from gan_jax.meta import inner, tasks
@@ -79,7 +79,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     stream = tasks.batches(tasks.classes(divided.train, config.shots, config.queries), config.tasks)
     unseen = tasks.classes(divided.held_out, config.shots, config.queries)
 
-    def adapt(key: Key, state: State, support: Batch, steps: int, n: int) -> jax.Array:
+    def draw(key: Key, state: State, support: Batch, steps: int, n: int) -> jax.Array:
         adapt_key, sample_key = jax.random.split(key)
         return model.sample(sample_key, meta.adapt(adapt_key, state, support, steps=steps).current(), n)
 
@@ -87,11 +87,12 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
         """A row for each of eight unseen characters: four drawings of the support, four samples."""
         drawn = tasks.sample(unseen, jax.random.fold_in(key, 0), 8)
         keys = jax.random.split(key, 8)
-        made = jax.vmap(lambda key, support: adapt(key, state, support, config.inner_steps, 4))(keys, drawn.support)
+        made = jax.vmap(lambda key, support: draw(key, state, support, config.inner_steps, 4))(keys, drawn.support)
         support = drawn.support["image"][:, jnp.arange(4) % config.shots]
         return {"image": jnp.concatenate([support, made], axis=1).reshape(-1, *made.shape[2:])}
 
-    return Program(meta.init, meta.meta_step, stream, observe, adapt=adapt, steps=2000)
+    adapter = Adapter(draw, (config.size, config.size, channels), config.inner_steps, data or "omniglot")
+    return Program(meta.init, meta.meta_step, stream, observe, adapter=adapter, steps=2000)
 
 
 def assemble(config: Config, channels: int, *, joint: bool = False) -> GAN:

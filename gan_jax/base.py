@@ -163,6 +163,20 @@ class Batches(NamedTuple):
     draw: Callable[[Any, Key, Array], Any]
 
 
+class Adapter(NamedTuple):
+    """How a meta-learned generator of images is adapted.
+
+    draw: `(key, state, support, steps, n) -> samples [n, H, W, C]`, after so many steps on "image" [K, H, W, C].
+    shape: (H, W, C). steps: how many it was learned for.
+    data: the name of the image set that it was learned on.
+    """
+
+    draw: Callable[[Key, State, Batch, int, int], Array]
+    shape: tuple[int, int, int]
+    steps: int
+    data: str
+
+
 class Program(NamedTuple):
     """What the training loop runs: a GAN, a classifier, a meta-learner.
 
@@ -174,8 +188,7 @@ class Program(NamedTuple):
     score: `(key, state) -> named numbers`, cheap enough for every few hundred steps; the first is a distance, lower is
         better, by which a run is stopped. None where there is none.
     game: `state -> (game, point)`, what diagnostics probe; None for what is no game.
-    adapt: `(key, state, support, steps, n) -> samples [n, ...]` after so many steps on a support [K, ...]; None for
-        what does not adapt.
+    adapter: of a meta-learned generator of images; None for what does not adapt.
     steps: how long it is trained unless the caller says otherwise.
     chunk: how many steps make one compiled call (1 where convolutions would run inside a scan).
     """
@@ -188,7 +201,7 @@ class Program(NamedTuple):
     measure: Callable[[Key, State, int], Mapping[str, Any]] | None = None
     score: Callable[[Key, State], Mapping[str, float]] | None = None
     game: Callable[[State], tuple[Game, Point]] | None = None
-    adapt: Callable[[Key, State, Batch, int, int], Array] | None = None
+    adapter: Adapter | None = None
     steps: int = 1000
     chunk: int = 1
 

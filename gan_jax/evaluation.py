@@ -5,6 +5,7 @@ from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -15,10 +16,12 @@ from gan_jax.data.cache import remember
 from gan_jax.data.images import Images
 from gan_jax.data.mixtures import Mixture
 from gan_jax.diagnostics.collapse import collapse
+from gan_jax.divergences.integral import energy_distance
 from gan_jax.gan import GAN
 from gan_jax.metrics import card, features, frechet, sliced
 from gan_jax.metrics.features import Extractor
 from gan_jax.metrics.frechet import Moments
+from gan_jax.metrics.memory import nearest
 from gan_jax.metrics.modes import modes
 
 Measure = Callable[[Key, State, int], Mapping[str, Any]]
@@ -100,6 +103,38 @@ def images(model: GAN, source: Images) -> ImageMeasure:
             more images of some kind than features.
     """
     return ImageMeasure(model, source)
+
+
+def adapted(
+    data: str, samples: Mapping[str, np.ndarray], support: np.ndarray, query: np.ndarray
+) -> Mapping[str, Mapping[str, Any]]:
+    """Return how well generators that were adapted to few images do, in the features of the data's extractor.
+
+    Args:
+        data: the name of the image set of the model, which says the family.
+        samples: of each generator, [n, H, W, C] in [-1, 1].
+        support: images that were adapted to, [K, H, W, C].
+        query: other images of the same kind, perhaps none.
+
+    Returns:
+        For each generator, and for the query as "real": distance, the unbiased energy distance to the query, where it
+        has 2 images or more; nearest, the median distance to the nearest image of the support: samples that come much
+        nearer than the query's images are copies. And the extractor that says so.
+
+    Raises:
+        ValueError: no extractor of the family is shipped, or it reads images of another size.
+    """
+    extractor = features.extractor(data)
+    read = {name: extractor.all(images)[0] for name, images in {**samples, "support": support}.items()}
+    real = extractor.all(query)[0] if len(query) else None
+    card: dict[str, Any] = {"extractor": {"name": extractor.name, "sha256": extractor.digest}}
+    for name in samples:
+        card[name] = {"nearest": float(np.median(nearest(read[name], read["support"]).distances))}
+        if real is not None and len(real) > 1:
+            card[name]["distance"] = float(energy_distance(jnp.asarray(read[name]), jnp.asarray(real)))
+    if real is not None:
+        card["real"] = {"nearest": float(np.median(nearest(real, read["support"]).distances))}
+    return card
 
 
 def points(model: GAN, mixture: Mixture) -> Measure:

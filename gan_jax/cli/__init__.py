@@ -1,4 +1,4 @@
-"""The command line: gan-jax list, train, sample, evaluate, diagnose.
+"""The command line: gan-jax list, train, sample, evaluate, diagnose, adapt.
 
 Exit codes: 0 done; 2 the input is wrong (one line says how, and nothing was written); 3 stopped by
 an alarm; 4 the environment failed; 75 interrupted, resume with the same command and --resume.
@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
-from gan_jax.cli import models, process
+from gan_jax.cli import adapting, models, process
 from gan_jax.cli.training import train
-from gan_jax.cli.words import Diagnose, Evaluate, List, Sample, Train, parse
+from gan_jax.cli.words import Adapt, Diagnose, Evaluate, List, Sample, Train, parse
 from gan_jax.training import lookup
 
 
@@ -36,7 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: list[str]) -> Callable[[], int]:
     """What is to be done."""
-    commands = {"list": List, "train": Train, "sample": Sample, "evaluate": Evaluate, "diagnose": Diagnose}
+    commands = {
+        "list": List,
+        "train": Train,
+        "sample": Sample,
+        "evaluate": Evaluate,
+        "diagnose": Diagnose,
+        "adapt": Adapt,
+    }
     match argv:
         case ["train", name, *words] if not name.startswith("-"):
             # Its fields are known only now, so it has a parser of its own.
@@ -54,6 +61,8 @@ def _command(argv: list[str]) -> Callable[[], int]:
             return lambda: models.evaluate(command)
         case Diagnose() as command:
             return lambda: models.diagnose(command)
+        case Adapt() as command:
+            return lambda: adapting.adapt(command)
     return _list
 
 

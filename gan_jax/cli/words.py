@@ -134,6 +134,30 @@ class Diagnose:
     """Where the data sets are, if not where they were."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adapt:
+    """Adapt a meta-learned run to a folder of pictures; draw samples before and after, and write a card beside them."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The directory of a run of a meta-learned generator."""
+    images: Path
+    """A folder of pictures of one kind; they are cut square and resized, and those that are equal count once."""
+    steps: Annotated[int | None, _OWN] = None
+    """Steps of adaptation."""
+    shots: Annotated[int | None, arg(help_behavior_hint="(default: all)")] = None
+    """How many of the pictures are adapted to; the others judge."""
+    n: int = 64
+    """How many samples are drawn, before and after."""
+    invert: bool = False
+    """Turn dark strokes on light ground into light ones on dark, which models of Omniglot and MNIST know."""
+    seed: int = 0
+    """The same seed takes the same pictures and steps."""
+    out: Annotated[Path | None, arg(help_behavior_hint="(default: RUN/adapted)")] = None
+    """The directory of the picture and the card."""
+    data_dir: str | None = None
+    """Where the data sets are, if not where they were."""
+
+
 def check_seed(seed: int) -> None:
     """Raise ValueError for a seed that JAX would wrap to another one's."""
     if not 0 <= seed < 2**32:
