@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -121,9 +121,10 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     )
 
 
-def assemble(config: Config, *, joint: bool = False) -> GAN:
+def assemble(config: Config, *, joint: bool = False, inner: Literal["sgd", "adam"] = "sgd") -> GAN:
     """Return the GAN that is adapted by descent, or that is trained jointly by Adam."""
     rate = config.rate if joint else config.inner_rate
+    optimisers = partial(adam, epsilon_root=1e-8) if joint or inner == "adam" else sgd
     return gan(
         Pair(
             mlp.generator(config.latent, (2,), widths=config.widths),
@@ -133,7 +134,7 @@ def assemble(config: Config, *, joint: bool = False) -> GAN:
         hyper=Hypers(rates=Pair(rate, rate), penalty=config.penalty),
         objective=lambda hyper: objectives.non_saturating(hyper.smoothing),
         penalty=lambda hyper: penalties.r1(hyper.penalty),
-        rule=lambda hyper: rules.alternating((adam if joint else sgd)(hyper), d_steps=config.d_steps),
+        rule=lambda hyper: rules.alternating(optimisers(hyper), d_steps=config.d_steps),
         ema=0.0,
     )
 

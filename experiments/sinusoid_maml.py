@@ -1,8 +1,10 @@
 """Few-shot regression of sinusoids by MAML and its kin: the protocol on which they were introduced.
 
 Command: gan-jax train sinusoid_maml
-Result: to be measured
-Cost: to be measured
+Result: after one step and ten, mean squared error at 5 shots .57 ± .05 and .32 ± .04 (MAML), at 10 shots .35 ± .04 and
+    .12 ± .02; Meta-SGD after the one step that it is trained for .41 ± .05 and .25 ± .03. All rows lie below the
+    published ones (docs/sinusoid_maml/report.md)
+Cost: a row is 20 to 40 s on two AMD EPYC cores, five minutes the table
 
 Finn et al. 2017 (arXiv 1703.03400, section 5.1): y = A sin(x − φ), a perceptron of two hidden layers of 40 with ReLU,
 one inner step of descent at rate .01 on the support's squared error, 25 tasks an outer step, Adam of rate 1e-3, 70,000
@@ -174,10 +176,11 @@ def curves(config: Config, meta: MetaLearner, state: Any, shots: int) -> Mapping
 def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
     """Return the table, published rows beside ours, and a sinusoid as each method fits it."""
     text = [
-        f"Mean squared error over {config.tested} unseen sinusoids ± 95 % interval, after {config.updates:,} outer "
-        f"steps of {config.tasks} tasks; predicting 0 has {ZERO:.2f}. Published: after one step (Li et al. 2017).",
+        f"Mean squared error over {config.tested} unseen sinusoids ± 95 % interval, after 0 and more steps of "
+        f"adaptation; {config.updates:,} outer steps of {config.tasks} tasks; predicting 0 has {ZERO:.2f}. Published: "
+        "after one step (Li et al. 2017).",
         "",
-        "| method | shots | " + " | ".join(f"{steps} steps" for steps in config.horizons) + " | published |",
+        "| method | shots | " + " | ".join(f"after {steps}" for steps in config.horizons) + " | published |",
         "| --- | ---: |" + " ---: |" * (len(config.horizons) + 1),
     ]
     for shots in config.shots:
@@ -215,8 +218,9 @@ def _figure(config: Config, shown: Mapping[str, Mapping[str, Any]]) -> Any:
             ax.plot(*np.array(result["truth"]).T, color="0.7", linewidth=3, label="sinusoid")
             for index, steps in enumerate(map(str, config.horizons)):
                 values = result["steps"].get(steps, [np.nan] * len(result["x"]))
-                ax.plot(result["x"], values, color=f"C{index}", linewidth=1, label=f"{steps} steps")
+                ax.plot(result["x"], values, color=f"C{index}", linewidth=1, label=f"after {steps} steps")
             ax.plot(*np.array(result["support"]).T, "k^", markersize=5, label="support")
+            ax.set_ylim(-6, 6)
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes.flat), key=lambda both: len(both[1]))
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
     return figure
