@@ -6,13 +6,15 @@ Cost: to be measured
 
 A task is a mixture of three Gaussians at random places: a GAN is adapted to 32 of its points by alternating descent
 with R1, and judged by the energy distance of its samples to points that it has not seen. The outer objective of the
-rows that have one is that same distance, between samples and the task's query. MAML (Finn et al. 2017, arXiv
-1703.03400) differentiates through all ten steps. Rows without learned rates are adapted at the best of four
-multiples of the rate, chosen for each number of steps on tasks of their own.
+rows that have one is that same distance, between samples and the task's query; the sliced Wasserstein distance is
+nobody's. MAML (Finn et al. 2017, arXiv 1703.03400) differentiates through all ten steps; FOMAML has both players'
+losses on the query besides, without which its discriminator would stay as it began. Every row is adapted at the best
+of four multiples of its rates, learned ones among them, chosen for each number of steps by the first seed on tasks of
+its own. Joint pre-training takes as many steps as the others have inner ones, on fresh tasks: ten times the tasks.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,11 +27,12 @@ import optax
 from scipy import stats
 
 from gan_jax import fewshot, latents, objectives, penalties, rules
-from gan_jax.base import Learner, MetaLearner, Pair, Program, Report, Study, Task
+from gan_jax.base import Pair, Program, Report, Study, Task
 from gan_jax.gan import GAN, Hypers, adam, gan, sgd
-from gan_jax.meta import inner, tasks
+from gan_jax.meta import inner, rates, tasks
 from gan_jax.meta.catalogue import META_LEARNERS, Setting
 from gan_jax.meta.hyper import Interval, space
+from gan_jax.metrics import sliced
 from gan_jax.networks import mlp
 from gan_jax.training import studies
 
@@ -40,12 +43,16 @@ TITLES = {
     "fomaml": "FOMAML",
     "maml": "MAML",
     "meta_sgd": "Meta-SGD",
+    "per_step": "MAML, rates of each step and array",
     "anil": "ANIL",
     "learned": "MAML, learned rates and R1",
 }
-CHOSEN = ("scratch", "joint", "reptile", "fomaml", "maml", "anil")  # their rate is chosen, not learned
 CHUNK = 50  # outer steps in one compiled call
 SHOWN = 4  # mixtures in the figure
+CHOOSE, TEST = (
+    np.uint32(2**32 - 2),
+    np.uint32(2**32 - 1),
+)  # what a seed's key is folded with, where training folds in the step
 FAR = 100.0  # where an adaptation has diverged: fifty times the farthest centres
 
 
@@ -72,7 +79,7 @@ class Config:
     inner_rate: float = 0.1
     """Both rates of descent in the inner loop; where learned ones begin."""
     multiples: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0)
-    """Of the inner rate, that the rows without learned rates choose from."""
+    """Of the inner rates, that each row chooses from."""
     penalty: float = 0.1
     """Weight of R1; where a learned one begins."""
     d_steps: int = 1
@@ -88,13 +95,13 @@ class Config:
 
 
 SMALLEST = Config(
-    methods=("scratch", "joint", "learned"),
+    methods=("learned",),
     trials=2,
     updates=2,
     tasks=2,
     shots=4,
     inner_steps=2,
-    horizons=(1, 2),
+    horizons=(1,),
     multiples=(1.0, 2.0),
     widths=(4,),
     tested=2,
@@ -139,26 +146,31 @@ def assemble(config: Config, *, joint: bool = False, inner: Literal["sgd", "adam
     )
 
 
-def setting(config: Config, model: GAN, multiple: float = 1.0) -> Setting:
-    """Return what the rows share, at a multiple of the inner rate."""
-    learner = model.learner(fewshot.distance(model, config.shots))
-    rates = Pair(*(multiple * rate for rate in model.hyper.rates))
-    pretrained = assemble(config, joint=True)
+def setting(config: Config, model: GAN, multiple: float | jax.Array = 1.0) -> Setting:
+    """Return what the rows share, at a multiple of the inner rates."""
+    judge = fewshot.distance(model, config.shots)
+    learner, direct = model.learner(judge), model.learner(fewshot.total(judge, fewshot.query_losses(model)))
     learned = Interval(config.inner_rate / 100, config.inner_rate * 100, log=True)
-    weight = Interval(config.penalty / 100, config.penalty * 100, log=True)
+    weight = Interval(config.penalty / 100, config.penalty * 100, log=True) if config.penalty else None
     bounds: Any = (Pair(learned, learned), None, weight, None)  # of rates, beta1, penalty, smoothing
     return Setting(
-        learner=learner._replace(hyper=learner.hyper._replace(rates=rates)),
-        joint=pretrained.learner(fewshot.distance(pretrained, config.shots)),
+        learner=rates.scaled(learner, where, multiple),
+        direct=rates.scaled(direct, where, multiple),
+        joint=assemble(config, joint=True).learner(judge),
         optimiser=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.rate)),
         steps=config.inner_steps,
         feed=inner.whole(config.d_steps),
         pool=inner.resampled(config.d_steps, 8 * config.shots),
         space=space(learner.hyper, Hypers(*bounds)),
-        where=lambda hyper, change: hyper._replace(rates=change(hyper.rates)),
+        where=where,
         interval=learned,
         head=lambda path: f"['layers'][{len(config.widths)}]" in path,
     )
+
+
+def where(hyper: Hypers, change: Callable[[Any], Any]) -> Hypers:
+    """Say where the rates are."""
+    return hyper._replace(rates=change(hyper.rates))
 
 
 def cell(config: Config, model: GAN, name: str, directory: Path) -> Mapping[str, Any]:
@@ -184,104 +196,116 @@ def cell(config: Config, model: GAN, name: str, directory: Path) -> Mapping[str,
         state = trained.state
     seconds = time.monotonic() - start
 
-    def adapted(multiple: float, steps: int, which: str, count: int, seeds: int = config.trials) -> Any:
-        """Distances [seeds, count] after so many steps, samples and tasks."""
-        adapting = META_LEARNERS[name](setting(config, model, multiple))
-        mine, theirs = jax.tree.map(lambda x: x[:seeds], (keys, state))
-        return test(config, model, adapting, mine, theirs, steps, which, count)
+    test = tester(config, model, name)
 
     def tried(multiple: float, steps: int) -> float:
         """The mean of the first seed; infinite where an adaptation diverges."""
-        distances = adapted(multiple, steps, "choose", config.tested // 2, seeds=1)[0]
-        return float(np.nan_to_num(np.asarray(distances), nan=np.inf).mean())
+        mine, theirs = jax.tree.map(lambda x: x[:1], (keys, state))
+        return float(test(mine, theirs, multiple, steps, CHOOSE, config.tested // 2)["distance"].mean())
 
-    best = {
-        steps: min(config.multiples, key=partial(tried, steps=steps)) if name in CHOSEN else 1.0
-        for steps in config.horizons
-    }
-    found = {str(steps): np.asarray(adapted(best[steps], steps, "test", config.tested)[0], float) for steps in best}
-    _, samples, task = adapted(best[config.horizons[0]], config.horizons[0], "test", SHOWN)
+    best = {steps: min(config.multiples, key=partial(tried, steps=steps)) for steps in config.horizons}
+    found = {steps: test(keys, state, best[steps], steps, TEST, config.tested) for steps in best}
+    shown = found[config.horizons[0]]
     return {
-        "distance": {
-            steps: np.round(np.ma.masked_invalid(mine).mean(axis=1), 5).tolist() for steps, mine in found.items()
+        **{
+            measure: {str(steps): _finite(found[steps][measure].mean(axis=1)) for steps in best}
+            for measure in ("distance", "sliced")
         },
-        "diverged": {steps: int((~np.isfinite(mine)).sum()) for steps, mine in found.items()},
+        "diverged": {str(steps): int(np.isinf(found[steps]["distance"]).sum()) for steps in best},
         "multiple": {str(steps): multiple for steps, multiple in best.items()},
         "training_seconds": round(seconds, 1),
-        "samples": np.round(np.nan_to_num(np.asarray(samples)[0]), 3).tolist(),
-        "real": np.round(np.asarray(task.query["x"])[0], 3).tolist(),
-        "support": np.round(np.asarray(task.support["x"])[0], 3).tolist(),
+        "shown": {
+            part: np.round(np.nan_to_num(shown[part][0, :SHOWN]), 3).tolist() for part in ("support", "real", "samples")
+        },
     }
 
 
-def test(
-    config: Config, model: GAN, meta: MetaLearner, keys: jax.Array, state: Any, steps: int, which: str, count: int
-) -> tuple[jax.Array, jax.Array, Task]:
-    """Adapt to `count` mixtures of each seed; the same ones for each row. Return distances, samples and tasks."""
-    learner: Learner = model.learner(fewshot.distance(model, config.points))
-    unseen = tasks.blobs(config.shots, config.points)
+def _finite(values: np.ndarray) -> list[float | None]:
+    """A seed has no mean where one of its adaptations diverges."""
+    return [round(float(value), 5) if np.isfinite(value) else None for value in values]
 
-    @jax.jit
-    @jax.vmap
-    def of_seed(key: jax.Array, state: Any) -> Any:
-        key = jax.random.fold_in(key, {"choose": 2**32 - 2, "test": 2**32 - 1}[which])
-        drawn = tasks.sample(unseen, key, count)
 
-        def one(key: jax.Array, task: Task) -> Any:
-            adapt_key, loss_key = jax.random.split(key)
+def tester(config: Config, model: GAN, name: str) -> Callable[..., dict[str, np.ndarray]]:
+    """Make `(keys [S], state, multiple, steps, which, count) -> ` measures [S, count] of a row on unseen mixtures.
+
+    They are the same mixtures for each row; those to choose by are others than those to test on. A measure is infinite
+    where an adaptation has diverged.
+    """
+    judge, unseen = fewshot.distance(model, config.points), tasks.blobs(config.shots, config.points)
+
+    @partial(jax.jit, static_argnums=(3, 5))
+    def of_seeds(keys: jax.Array, state: Any, multiple: jax.Array, steps: int, which: jax.Array, count: int) -> Any:
+        meta = META_LEARNERS[name](setting(config, model, multiple))
+
+        def of_task(state: Any, key: jax.Array, task: Task) -> Any:
+            adapt_key, judge_key, sample_key, direction_key = jax.random.split(key, 4)
             adapted = meta.adapt(adapt_key, state, task.support, steps=steps)
-            distance = learner.loss(model.hyper, loss_key, adapted, task.query)
-            samples = model.sample(loss_key, adapted.current(), config.points)
+            samples, real = model.sample(sample_key, adapted.current(), config.points), task.query["x"]
+            measures = {
+                "distance": judge(model.hyper, judge_key, adapted, task.query),
+                "sliced": sliced.distance(direction_key, samples, real, directions=64),
+            }
             # Differences of huge distances mean nothing in single precision.
-            return jnp.where(jnp.abs(samples).max() < FAR, distance, jnp.inf), samples, task
+            stays = (jnp.abs(samples) < FAR).all()
+            measures = {measure: jnp.where(stays, value, jnp.inf) for measure, value in measures.items()}
+            return {**measures, "samples": samples, "real": real, "support": task.support["x"]}
 
-        return jax.vmap(one)(jax.random.split(jax.random.fold_in(key, 1), count), drawn)
+        def of_seed(key: jax.Array, state: Any) -> Any:
+            draw_key, adapt_key = jax.random.split(jax.random.fold_in(key, which))
+            drawn = tasks.sample(unseen, draw_key, count)
+            return jax.vmap(partial(of_task, state))(jax.random.split(adapt_key, count), drawn)
 
-    return of_seed(keys, state)
+        return jax.vmap(of_seed)(keys, state)
+
+    def test(*arguments: Any) -> dict[str, np.ndarray]:
+        return jax.tree.map(lambda x: np.asarray(x, float), of_seeds(*arguments))
+
+    return test
 
 
 def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
     """Return the table, and samples of each row after the shortest adaptation."""
     text = [
-        f"Energy distance of {config.points} samples to as many unseen points after adaptation to {config.shots}, over "
-        f"{config.tested} unseen mixtures of each of {config.trials} seeds: mean over seeds ± 95 % interval.",
+        f"Distances of {config.points} samples to as many unseen points after adaptation to {config.shots}, over "
+        f"{config.tested} unseen mixtures of each of {config.trials} seeds: mean over seeds ± 95 % interval. Sliced "
+        "Wasserstein after the fewest steps.",
         "",
-        "| method | "
-        + " | ".join(f"{steps} steps" for steps in config.horizons)
-        + " | multiples of the rate | training, s |",
-        "| --- |" + " ---: |" * (len(config.horizons) + 2),
+        f"| method | energy distance after {' | '.join(f'{steps:,}' for steps in config.horizons)} steps "
+        "| sliced Wasserstein | multiples of the rates | training, s |",
+        "| --- |" + " ---: |" * (len(config.horizons) + 3),
     ]
     for name in config.methods:
         result = results.get(name)
         if result is None or "stopped" in result:
-            row = [result["stopped"] if result else "pending"] + [""] * (len(config.horizons) + 1)
+            row = [result["stopped"] if result else "pending"] + [""] * (len(config.horizons) + 2)
         else:
-            row = [_entry(result["distance"][str(steps)], result["diverged"][str(steps)]) for steps in config.horizons]
-            multiples = (f"{result['multiple'][str(steps)]:g}" for steps in config.horizons)
-            row += [" ".join(multiples) if name in CHOSEN else "learned", f"{result['training_seconds']:.0f}"]
+            horizons = [str(steps) for steps in config.horizons]
+            row = [_entry(result["distance"][steps], result["diverged"][steps]) for steps in horizons]
+            row += [_entry(result["sliced"][horizons[0]], result["diverged"][horizons[0]])]
+            row += [" ".join(f"{result['multiple'][steps]:g}" for steps in horizons)]
+            row += [f"{result['training_seconds']:.0f}"]
         text.append(f"| {TITLES[name]} | " + " | ".join(row) + " |")
-    shown = {name: result for name, result in results.items() if "samples" in result}
-    return Report("\n".join(text), {"samples": _figure(config, shown)} if shown else {})
+    shown = {name: result["shown"] for name, result in results.items() if "shown" in result}
+    return Report("\n".join(text), {"samples": _figure(shown)} if shown else {})
 
 
 def _entry(values: list[float | None], diverged: int) -> str:
-    finite = np.array([value for value in values if value is not None])
-    if len(finite) < 2:
-        return "diverges"
-    error = stats.t.ppf(0.975, len(finite) - 1) * finite.std(ddof=1) / np.sqrt(len(finite))
-    return f"{finite.mean():.3f} ± {error:.3f}" + (f" ({diverged} diverged)" if diverged else "")
+    if diverged:
+        return f"{diverged} diverge"
+    finite = np.array(values, float)
+    error = stats.t.ppf(0.975, len(finite) - 1) * stats.sem(finite)
+    return f"{finite.mean():.3f} ± {error:.3f}"
 
 
-def _figure(config: Config, shown: Mapping[str, Mapping[str, Any]]) -> Any:
+def _figure(shown: Mapping[str, Mapping[str, Any]]) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.9 * len(shown), 2.0 * SHOWN), layout="constrained")
     axes = figure.subplots(SHOWN, len(shown), squeeze=False, sharex=True, sharey=True)
     for column, (name, result) in zip(axes.T, shown.items(), strict=True):
         column[0].set_title(TITLES[name], fontsize=8, wrap=True)
-        for ax, real, samples, support in zip(
-            column, *(result[k] for k in ("real", "samples", "support")), strict=True
-        ):
+        for ax, *points in zip(column, *(result[part] for part in ("real", "samples", "support")), strict=False):
+            real, samples, support = points
             ax.scatter(*np.array(real).T, s=3, color="0.8", linewidths=0)
             ax.scatter(*np.array(samples).T, s=3, color="C0", alpha=0.6, linewidths=0)
             ax.scatter(*np.array(support).T, s=6, color="C3", marker="x", linewidths=0.6)

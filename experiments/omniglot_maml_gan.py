@@ -8,7 +8,7 @@ Each task is one of 964 characters of Omniglot (Lake et al. 2015): a DCGAN of la
 drawings by alternating Adam with R1, and judged by the energy distance of its samples to other drawings of the same
 character, of pixels at three scales. `--method` says how its initialisation is learned; by default by MAML (Finn et al.
 2017, arXiv 1703.03400) with learned rates and weight of R1. `gan-jax adapt RUN --images DIR` then adapts it to one's
-own pictures. The characters of its pictures, and of `adapt`'s card, are of alphabets that were not trained on.
+own pictures. The characters of the run's pictures are of alphabets that were not trained on.
 """
 
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from gan_jax.meta import inner, tasks
 from gan_jax.meta.catalogue import META_LEARNERS, Setting
 from gan_jax.meta.hyper import Interval, space
 from gan_jax.networks import dcgan, lowerings
+from gan_jax.networks.layers import halvings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +70,8 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the program; `data` is any labelled image set whose held-out classes are fixed."""
     if config.method not in META_LEARNERS:
         raise ValueError(f"unknown method {config.method!r}: there is {', '.join(META_LEARNERS)}")
-    for name in ("shots", "queries"):
-        if getattr(config, name) < 2:
-            raise ValueError(f"{name} is {getattr(config, name)}: give 2 or more")
+    if config.queries < 2:
+        raise ValueError(f"queries is {config.queries}: a distance between samples and queries takes 2 or more")
     divided = episodes.divide(images.load(data or "omniglot", data_dir, size=config.size))
     channels = divided.train.image.shape[-1]
     model = assemble(config, channels)
@@ -85,14 +85,16 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
 
     def observe(key: Key, state: State) -> Batch:
         """A row for each of eight unseen characters: four drawings of the support, four samples."""
-        drawn = tasks.sample(unseen, jax.random.fold_in(key, 0), 8)
-        keys = jax.random.split(key, 8)
+        task_key, adapt_key = jax.random.split(key)
+        drawn, keys = tasks.sample(unseen, task_key, 8), jax.random.split(adapt_key, 8)
         made = jax.vmap(lambda key, support: draw(key, state, support, config.inner_steps, 4))(keys, drawn.support)
         support = drawn.support["image"][:, jnp.arange(4) % config.shots]
         return {"image": jnp.concatenate([support, made], axis=1).reshape(-1, *made.shape[2:])}
 
     adapter = Adapter(draw, (config.size, config.size, channels), config.inner_steps, data or "omniglot")
-    return Program(meta.init, meta.meta_step, stream, observe, adapter=adapter, steps=2000)
+    # A step of joint pre-training is one of as many in an inner loop.
+    steps = 2000 * (config.inner_steps if config.method == "joint" else 1)
+    return Program(meta.init, meta.meta_step, stream, observe, adapter=adapter, steps=steps)
 
 
 def assemble(config: Config, channels: int, *, joint: bool = False) -> GAN:
@@ -116,14 +118,15 @@ def assemble(config: Config, channels: int, *, joint: bool = False) -> GAN:
 
 def setting(config: Config, model: GAN, channels: int) -> Setting:
     """Return what any meta-learner of this GAN is made of."""
-    learner = model.learner(fewshot.distance(model, config.queries, features=fewshot.scales))
-    pretrained = assemble(config, channels, joint=True)
+    judge = fewshot.distance(model, config.queries, features=fewshot.scales)
+    learner, last = model.learner(judge), halvings(config.size, 7) - 1
     rate = Interval(config.inner_rate / 100, config.inner_rate * 100, log=True)
-    weight = Interval(config.penalty / 100, config.penalty * 100, log=True)
+    weight = Interval(config.penalty / 100, config.penalty * 100, log=True) if config.penalty else None
     bounds: Any = (Pair(rate, rate), None, weight, None)  # of rates, beta1, penalty, smoothing
     return Setting(
         learner=learner,
-        joint=pretrained.learner(learner.loss),
+        direct=model.learner(fewshot.total(judge, fewshot.query_losses(model))),
+        joint=assemble(config, channels, joint=True).learner(judge),
         optimiser=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.rate)),
         steps=config.inner_steps,
         feed=inner.whole(config.d_steps),
@@ -131,6 +134,6 @@ def setting(config: Config, model: GAN, channels: int) -> Setting:
         space=space(learner.hyper, Hypers(*bounds)),
         where=lambda hyper, change: hyper._replace(rates=change(hyper.rates)),
         interval=rate,
-        head=lambda path: "['head']" in path or path.startswith(".generator['ups'][1]"),
+        head=lambda path: "['head']" in path or path.startswith(f".generator['ups'][{last}]"),
         levels=config.levels,
     )

@@ -12,9 +12,12 @@ Scalar = float | Float[Array, ""]
 
 
 def safe_sqrt(squares: Array, otherwise: float = 0.0) -> Array:
-    """The root, and at zero another value and a slope of zero: both branches of a `where` are differentiated."""
-    positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), otherwise)
+    """The root, and at zero another value and a slope of zero: both branches of a `where` are differentiated.
+
+    NaN stays NaN, so that a distance of what has diverged is not taken for none.
+    """
+    none = squares <= 0
+    return jnp.where(none, otherwise, jnp.sqrt(jnp.where(none, 1.0, squares)))
 
 
 def to_uint8(image: Float32[Array | np.ndarray, "..."]) -> UInt8[Array, "..."]:

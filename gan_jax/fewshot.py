@@ -23,13 +23,14 @@ Judge = Callable[[Hyper, Key, GANState, Batch], Array]
 def query_losses(gan: GAN) -> Judge:
     """Judge by the sum of both players' losses on the query, each with the other's adapted parameters held fixed.
 
-    Each player's initialisation is then moved by its own loss, as in the game itself; the sum alone, undivided, would
-    let the generator help the discriminator.
+    What each player has come to is then moved by its own loss alone, as in the game itself. Through an inner loop an
+    initialisation reaches both players, and so both losses. The game is that of the defaults: hyperparameters that are
+    learned must not move what they are judged by.
     """
+    losses = gan.game(gan.hyper).losses
 
     def judge(hyper: Hyper, key: Key, state: GANState, query: Batch) -> Array:
         params, stats, _ = state.point
-        losses = gan.game(hyper).losses
         keys = jax.random.split(key)
         theirs = params._replace(discriminator=lax.stop_gradient(params.discriminator))
         ours = params._replace(generator=lax.stop_gradient(params.generator))
@@ -43,9 +44,12 @@ def distance(
 ) -> Judge:
     """Judge by the squared kernel distance between samples of the generator as it stands and the query.
 
+    Samples are drawn as `GAN.sample` does: batch normalisation uses running moments, which a few steps have hardly
+    moved; few-shot generators are better without (`dcgan.generator(norm="layer")`).
+
     Args:
         gan: that was adapted.
-        n: how many samples are drawn.
+        n: how many samples are drawn; of a conditional GAN as many as the query has labels.
         features: `[B, ...] -> [B, D]`, fixed; samples themselves, flattened, if None. No extractor that scores
             a result may be used here.
         kernel: of the distance; by default the energy distance.

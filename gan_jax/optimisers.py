@@ -4,7 +4,6 @@ optax's own take traced numbers already. What is here takes, besides, a tree tha
 parameters or stands for the upper part of it, of numbers or of arrays of the parameters' shapes.
 """
 
-from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -15,12 +14,19 @@ Rate = Any  # a number, or a tree of numbers or arrays that is a prefix of the p
 
 
 def sgd(rate: Rate) -> optax.GradientTransformation:
-    """Return gradient descent at a rate.
+    """Return gradient descent at a rate: updates times -rate.
 
     Raises:
         ValueError: if the rate is a Python number that is negative or not finite.
     """
-    return descend(rate)
+    if isinstance(rate, Real) and not 0.0 <= float(rate) < float("inf"):
+        raise ValueError(f"rate {rate} is not a finite rate of at least 0: 2e-4 is usual for Adam, 0.01 for descent")
+
+    def scaled(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        del params
+        return jax.tree.map(lambda mine, below: jax.tree.map(lambda u: -mine * u, below), rate, updates)
+
+    return optax.stateless(scaled)
 
 
 def adam(
@@ -42,23 +48,4 @@ def adam(
             raise ValueError(f"{name}={beta} is not in [0, 1): 0.5 or 0.9 is usual for beta1, 0.999 for beta2")
     if isinstance(epsilon_root, Real) and not 0 <= epsilon_root < float("inf"):
         raise ValueError(f"epsilon_root={epsilon_root} is not finite and at least 0: 1e-8 keeps slopes finite")
-    return optax.chain(optax.scale_by_adam(b1=beta1, b2=beta2, eps_root=epsilon_root), descend(rate))
-
-
-OPTIMISERS: dict[str, Callable[..., optax.GradientTransformation]] = {f.__name__: f for f in (sgd, adam)}
-
-
-def descend(rate: Rate) -> optax.GradientTransformation:
-    """Return updates times -rate.
-
-    Raises:
-        ValueError: if the rate is a Python number that is negative or not finite.
-    """
-    if isinstance(rate, Real) and not 0.0 <= float(rate) < float("inf"):
-        raise ValueError(f"rate {rate} is not a finite rate of at least 0: 2e-4 is usual for Adam, 0.01 for descent")
-
-    def scaled(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-        del params
-        return jax.tree.map(lambda mine, below: jax.tree.map(lambda u: -mine * u, below), rate, updates)
-
-    return optax.stateless(scaled)
+    return optax.chain(optax.scale_by_adam(b1=beta1, b2=beta2, eps_root=epsilon_root), sgd(rate))

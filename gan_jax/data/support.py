@@ -39,6 +39,8 @@ def read(
         ValueError: no such directory, no pictures in it, one that cannot be read, `shots` below 1, or fewer different
             pictures than `shots`.
     """
+    if not Path(directory).is_dir():
+        raise ValueError(f"there is no folder {str(directory)!r}: give a directory of pictures")
     if shots is not None and shots < 1:
         raise ValueError(f"shots is {shots}: adapt to 1 or more pictures")
     size, _, channels = shape

@@ -7,18 +7,20 @@ import jax
 import optax
 
 from gan_jax.base import Learner, MetaLearner
-from gan_jax.meta import baselines
-from gan_jax.meta import maml as through
-from gan_jax.meta import reptile as toward
+from gan_jax.meta import baselines, inner
+from gan_jax.meta import maml as gradients
+from gan_jax.meta import reptile as towards
 from gan_jax.meta.hyper import Interval, Space, space
 from gan_jax.meta.inner import Feed
-from gan_jax.meta.rates import Where, only, per_parameter, with_rates
+from gan_jax.meta.rates import Where, only, over_steps, per_array, per_parameter, with_rates
 
 
 class Setting(NamedTuple):
     """What the rows of a table have in common.
 
-    learner: takes the inner steps, at the rates of its `hyper`.
+    learner: takes the inner steps, at the rates of its `hyper`, and judges.
+    direct: the same, judged by a loss that reaches all its parameters: FOMAML's gradient is that of the loss alone, and
+        a distance between samples and a query moves no discriminator.
     joint: takes the steps of joint pre-training.
     optimiser: of the outer loop.
     steps: of the inner loop.
@@ -30,6 +32,7 @@ class Setting(NamedTuple):
     """
 
     learner: Learner
+    direct: Learner
     joint: Learner
     optimiser: optax.GradientTransformation
     steps: int
@@ -55,12 +58,12 @@ def joint(setting: Setting) -> MetaLearner:
 
 def reptile(setting: Setting) -> MetaLearner:
     """Reptile."""
-    return toward.reptile(setting.learner, setting.optimiser, **_common(setting))
+    return towards.reptile(setting.learner, setting.optimiser, **_common(setting))
 
 
 def fomaml(setting: Setting) -> MetaLearner:
     """First-order MAML."""
-    return through.fomaml(setting.learner, setting.optimiser, **_common(setting))
+    return gradients.fomaml(setting.direct, setting.optimiser, **_common(setting))
 
 
 def maml(setting: Setting) -> MetaLearner:
@@ -71,8 +74,15 @@ def maml(setting: Setting) -> MetaLearner:
 def meta_sgd(setting: Setting) -> MetaLearner:
     """Meta-SGD: MAML with a learned rate for each parameter."""
     learner = with_rates(setting.learner, setting.where, per_parameter)
-    fixed = jax.tree.map(lambda _: None, setting.learner.hyper)
-    return _second_order(setting, learner, space(learner.hyper, setting.where(fixed, lambda _: setting.interval)))
+    return _second_order(setting, learner, _bounded(setting, learner))
+
+
+def per_step(setting: Setting) -> MetaLearner:
+    """MAML with a learned rate for each array of parameters at each inner step, as in MAML++."""
+    learner = with_rates(setting.learner, setting.where, per_array)
+    steps = max(setting.steps, 1)
+    learner = learner._replace(hyper=setting.where(learner.hyper, lambda rates: over_steps(rates, steps)))
+    return _second_order(setting, learner, _bounded(setting, learner), at=inner.per_step)
 
 
 def anil(setting: Setting) -> MetaLearner:
@@ -85,12 +95,19 @@ def learned(setting: Setting) -> MetaLearner:
     return _second_order(setting, setting.learner, setting.space)
 
 
-META_LEARNERS = {f.__name__: f for f in (scratch, joint, reptile, fomaml, maml, meta_sgd, anil, learned)}
+META_LEARNERS = {f.__name__: f for f in (scratch, joint, reptile, fomaml, maml, meta_sgd, per_step, anil, learned)}
 
 
 def _common(setting: Setting) -> dict[str, Any]:
     return {"steps": setting.steps, "feed": setting.feed, "unroll": setting.unroll}
 
 
-def _second_order(setting: Setting, learner: Learner, space: Space | None = None) -> MetaLearner:
-    return through.maml(learner, setting.optimiser, space=space, levels=setting.levels, **_common(setting))
+def _second_order(setting: Setting, learner: Learner, space: Space | None = None, **options: Any) -> MetaLearner:
+    options |= {"levels": setting.levels, **_common(setting)}
+    return gradients.maml(learner, setting.optimiser, space=space, **options)
+
+
+def _bounded(setting: Setting, learner: Learner) -> Space:
+    """The space of a learner's rates alone, whatever tree they are."""
+    fixed = jax.tree.map(lambda _: None, setting.learner.hyper)
+    return space(learner.hyper, setting.where(fixed, lambda _: setting.interval))

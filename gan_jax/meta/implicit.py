@@ -12,6 +12,7 @@ from gan_jax.arithmetic import Scalar, require_positive
 from gan_jax.base import Batch, Key, Learner, MetaLearner, Metrics, Params, State, Task
 from gan_jax.meta import inner
 from gan_jax.meta.outer import Learned, inner_loop, outer
+from gan_jax.rules.gradients import check
 
 Field = Callable[[Key, State, Batch], Params]  # (key, state, support) -> a tree like the parameters
 
@@ -42,14 +43,13 @@ def imaml(
         field: v; by default the gradient of the learner's loss on the support. For a game, both players' gradients.
 
     Raises:
-        ValueError: if λ is not positive and finite, or `iterations` is less than 1.
+        ValueError: if λ is not positive and finite, or `iterations` or `steps` is less than 1.
 
     `adapt` is `(key, state, support, steps=steps) -> state of the learner`, which stands at w.
     Metrics: "meta/loss", of the queries at the root, "meta/residual", the norm of what is to be 0, and "meta/slope".
     """
     require_positive(proximity=proximity)
-    if iterations < 1:
-        raise ValueError(f"iterations is {iterations}: the tangent system takes at least 1")
+    check(iterations=iterations, steps=steps)
     sparse = jax.scipy.sparse.linalg
     solve = (
         partial(sparse.cg, maxiter=iterations)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gan_jax.base import Batch, Hyper, Key, Learner, Metrics, State
+from gan_jax.rules.gradients import check
 
 Feed = Callable[[Key, Batch, Array], Batch]  # (key, support, step) -> what a step takes
 At = Callable[[Hyper, int | Array], Hyper]  # (hyper, step) -> what holds at a step
@@ -27,7 +28,7 @@ def whole(batches: int | None = None) -> Feed:
     """
     if batches is None:
         return lambda key, support, step: support
-    _require(batches=batches)
+    check(batches=batches)
     return lambda key, support, step: jax.tree.map(lambda x: jnp.broadcast_to(x, (batches, *x.shape)), support)
 
 
@@ -37,7 +38,7 @@ def resampled(batches: int, size: int) -> Feed:
     Raises:
         ValueError: `batches` or `size` is less than 1.
     """
-    _require(batches=batches, size=size)
+    check(batches=batches, size=size)
 
     def feed(key: Key, support: Batch, step: Array) -> Batch:
         few = len(next(iter(support.values())))
@@ -53,8 +54,11 @@ def same(hyper: Hyper, step: int | Array) -> Hyper:
 
 
 def per_step(hyper: Hyper, step: int | Array) -> Hyper:
-    """What holds at a step of hyperparameters that have a leading axis of steps; past its end, the last of them."""
-    return jax.tree.map(lambda x: x[jnp.minimum(step, len(x) - 1)], hyper)
+    """What holds at a step of hyperparameters that have a leading axis of steps; past its end, the last of them.
+
+    A plain number holds at each step.
+    """
+    return jax.tree.map(lambda x: x[jnp.minimum(step, len(x) - 1)] if jnp.ndim(x) else x, hyper)
 
 
 def loop(learner: Learner, steps: int, *, feed: Feed, at: At = same, levels: int = 1, unroll: int = 1) -> Run:
@@ -69,7 +73,8 @@ def loop(learner: Learner, steps: int, *, feed: Feed, at: At = same, levels: int
             states between steps and computes each step a second time. With n levels, about n steps^(1/n) states are
             kept, and each step is computed n times more: memory then hardly grows with the steps (Griewank & Walther
             2000, ACM TOMS 26(1), on such schedules).
-        unroll: how many steps the compiler sees at once; convolutions that are slow inside of loops need all.
+        unroll: how many steps the compiler sees at once, within a block where there are levels: for convolutions that
+            are slow inside of loops.
 
     Raises:
         ValueError: `steps` or `levels` is negative, or `unroll` is less than 1.
@@ -80,7 +85,7 @@ def loop(learner: Learner, steps: int, *, feed: Feed, at: At = same, levels: int
     for name, value in (("steps", steps), ("levels", levels)):
         if value < 0:
             raise ValueError(f"{name} is {value}: it is at least 0")
-    _require(unroll=unroll)
+    check(unroll=unroll)
 
     def run(hyper: Hyper, key: Key, state: State, support: Batch, start: int | Array = 0) -> tuple[State, Metrics]:
         def body(state: State, step: Array) -> tuple[State, Metrics]:
@@ -94,7 +99,9 @@ def loop(learner: Learner, steps: int, *, feed: Feed, at: At = same, levels: int
 
 def _scan(body: Callable[[Any, Array], Any], state: State, steps: Array, levels: int, unroll: int) -> Any:
     if levels <= 1:
-        return lax.scan(jax.checkpoint(body, prevent_cse=False) if levels else body, state, steps, unroll=unroll)
+        # Where a loop is unrolled, the compiler would see the same work twice and undo the rematerialisation.
+        again = jax.checkpoint(body, prevent_cse=unroll > 1) if levels else body
+        return lax.scan(again, state, steps, unroll=unroll)
     total = len(steps)
     # As many blocks as a block has states at each of the levels within it.
     size = max(1, math.ceil(total ** ((levels - 1) / levels)))
@@ -109,9 +116,3 @@ def _scan(body: Callable[[Any, Array], Any], state: State, steps: Array, levels:
         return state, metrics
     state, rest = _scan(body, state, steps[blocks * size :], levels - 1, unroll)
     return state, jax.tree.map(lambda x, y: jnp.concatenate([x, y]), metrics, rest)
-
-
-def _require(**values: int) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value}: it is at least 1")

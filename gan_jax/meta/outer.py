@@ -60,6 +60,8 @@ def inner_loop(
 
     Statistics, such as those of batch normalisation, begin anew with each task, and so do optimisers.
     """
+    options: dict[str, Any] = {"feed": feed, "at": at, "levels": levels, "unroll": unroll}
+    inner.loop(learner, steps, **options)  # so that it is refused here, if it is
 
     def hyper(learned: Learned) -> Hyper:
         return learner.hyper if space is None else hypers.hyper(space, learned.hyper)
@@ -73,8 +75,7 @@ def inner_loop(
         begin_key, loop_key = jax.random.split(key)
         now = hyper(learned)
         begun = learner.init(at(now, 0), begin_key, learned.params)
-        loop = inner.loop(learner, steps, feed=feed, at=at, levels=levels, unroll=unroll)
-        return loop(now, loop_key, begun, support)[0]
+        return inner.loop(learner, steps, **options)(now, loop_key, begun, support)[0]
 
     def loss(key: Key, learned: Learned, state: State, query: Batch) -> Any:
         return learner.loss(at(hyper(learned), steps), key, state, query)

@@ -1,4 +1,4 @@
-"""Rates that are trees: one for each parameter (Meta-SGD), for each layer and step, or 0 for most (ANIL).
+"""Rates that are trees: one for each parameter (Meta-SGD), for each array and step, or 0 for most (ANIL).
 
 A learner's rates lie somewhere in its `hyper`. A function says where, `(hyper, change) -> hyper` with `change` of them:
 for a GAN `lambda hyper, change: hyper._replace(rates=change(hyper.rates))`.
@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gan_jax.base import Hyper, Learner, Params
+from gan_jax.arithmetic import Scalar
+from gan_jax.base import Batch, Hyper, Key, Learner, Metrics, Params, State
 from gan_jax.optimisers import Rate
 
 Change = Callable[[Rate], Rate]
@@ -24,19 +25,34 @@ def with_rates(learner: Learner, where: Where, how: How) -> Learner:
     Args:
         learner: whose `hyper` has numbers for rates.
         where: they are.
-        how: `(rates, params) -> tree`: `per_parameter`, `per_layer` or `only`.
+        how: `(rates, params) -> tree`: `per_parameter`, `per_array` or `only`.
     """
     params = jax.eval_shape(lambda key: learner.get_params(learner.init(learner.hyper, key)), jax.random.key(0))
     return learner._replace(hyper=where(learner.hyper, lambda rates: how(rates, params)))
 
 
+def scaled(learner: Learner, where: Where, multiple: Scalar) -> Learner:
+    """Return a learner that takes its steps at a multiple of whatever rates it is given, learned ones among them."""
+
+    def faster(hyper: Hyper) -> Hyper:
+        return where(hyper, lambda rates: jax.tree.map(lambda rate: multiple * rate, rates))
+
+    def init(hyper: Hyper, key: Key, params: Params | None = None) -> State:
+        return learner.init(faster(hyper), key, params)
+
+    def step(hyper: Hyper, key: Key, state: State, batch: Batch) -> tuple[State, Metrics]:
+        return learner.step(faster(hyper), key, state, batch)
+
+    return learner._replace(init=init, step=step)
+
+
 def per_parameter(rates: Rate, params: Params) -> Rate:
-    """Return an array of rates for each array of parameters: Meta-SGD (Li et al. 2017, arXiv 1707.09835, eq. 3)."""
+    """Return an array of rates for each array of parameters: Meta-SGD (Li et al. 2017, arXiv 1707.09835)."""
     return _spread(lambda rate, x: jnp.full(x.shape, rate, x.dtype), rates, params)
 
 
-def per_layer(rates: Rate, params: Params) -> Rate:
-    """Return a rate for each array of parameters, as in MAML++ (Antoniou et al. 2019, arXiv 1810.09502, section 4)."""
+def per_array(rates: Rate, params: Params) -> Rate:
+    """Return a rate for each array of parameters; MAML++ has one for each layer (Antoniou et al. 2019, 1810.09502)."""
     return _spread(lambda rate, x: jnp.asarray(rate, x.dtype), rates, params)
 
 
@@ -54,14 +70,14 @@ def only(moves: Callable[[str], bool]) -> How:
         if not any(jax.tree.leaves(chosen)):
             paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
             raise ValueError(f"no parameter would move: the paths are {', '.join(paths)}")
-        return jax.tree.map(lambda rate, yes: rate * yes, per_layer(rates, params), chosen)
+        return jax.tree.map(lambda rate, yes: rate * yes, per_array(rates, params), chosen)
 
     return how
 
 
-def over_steps(hyper: Hyper, steps: int) -> Hyper:
-    """Return hyperparameters with a leading axis of steps, what `inner.per_step` reads, equal at first."""
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *jnp.shape(x))), hyper)
+def over_steps(rates: Rate, steps: int) -> Rate:
+    """Return rates with a leading axis of steps, what `inner.per_step` reads, equal at first."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *jnp.shape(x))), rates)
 
 
 def _spread(fill: Callable[[Any, Any], Any], rates: Rate, params: Params) -> Rate:

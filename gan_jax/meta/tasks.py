@@ -21,6 +21,7 @@ from gan_jax.base import Batch, Batches, Key, Task
 from gan_jax.data import mixtures
 from gan_jax.data.episodes import Grouped, examples, on_device, require
 from gan_jax.data.mixtures import Mixture
+from gan_jax.rules.gradients import check
 
 Range = tuple[float, float]
 
@@ -88,7 +89,7 @@ def sinusoids(
 
     Finn et al. 2017 (arXiv 1703.03400).
     """
-    _require_counts(shots=shots, queries=queries)
+    check(shots=shots, queries=queries)
     _require_ranges(amplitude=amplitude, phase=phase, inputs=inputs)
 
     def draw(_: Any, key: Key) -> Task:
@@ -130,7 +131,7 @@ def blobs(shots: int = 32, queries: int = 32, *, modes: int = 3, reach: float = 
         ValueError: no shots, queries or modes, a reach that is not positive and finite, or a range of deviations that
             is not so or ends before it begins.
     """
-    _require_counts(shots=shots, queries=queries)
+    check(shots=shots, queries=queries)
     _require_scattered(modes, reach, std)
 
     def draw(_: Any, key: Key) -> Task:
@@ -199,7 +200,7 @@ def turning(mixture: Mixture, shots: int, queries: int, *, period: float = 1000.
     Raises:
         ValueError: no shots or queries, or a period that is not positive and finite.
     """
-    _require_counts(shots=shots, queries=queries)
+    check(shots=shots, queries=queries)
     require_positive(period=period)
 
     def draw(_: Any, key: Key, time: Int[Array, ""] | int) -> Task:
@@ -228,7 +229,7 @@ def drifting(
     Raises:
         ValueError: as `blobs` does, or a period that is not positive and finite.
     """
-    _require_counts(shots=shots, queries=queries)
+    check(shots=shots, queries=queries)
     _require_scattered(modes, reach, std)
     require_positive(period=period)
 
@@ -319,12 +320,6 @@ def _uniform(key: Key, limits: Range, shape: tuple[int, ...] = ()) -> Array:
     return jax.random.uniform(key, shape, minval=low, maxval=high)
 
 
-def _require_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}={count}: a task takes at least 1")
-
-
 def _require_ranges(**ranges: Range) -> None:
     for name, (low, high) in ranges.items():
         if not -math.inf < low <= high < math.inf:
@@ -332,12 +327,12 @@ def _require_ranges(**ranges: Range) -> None:
 
 
 def _require_scattered(modes: int, reach: float, std: Range) -> None:
-    _require_counts(modes=modes)
+    check(modes=modes)
     _require_ranges(std=std)
     require_positive(reach=reach, std=std[0])
 
 
 def _required(grouped: Grouped, shots: int, queries: int) -> Grouped:
-    _require_counts(shots=shots, queries=queries)
+    check(shots=shots, queries=queries)
     require(grouped, shots + queries)
     return grouped

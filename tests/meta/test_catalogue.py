@@ -28,6 +28,7 @@ def setting():
     interval = Interval(1e-4, 1.0, log=True)
     return Setting(
         learner=learner,
+        direct=learner,
         joint=learner,
         optimiser=optax.adam(1e-3),
         steps=2,
@@ -73,7 +74,7 @@ def test_every_row_takes_an_outer_step_and_adapts(name):
     assert all(moved.values())
     assert bool(moved) == (name != "scratch")
     rates_learned = [path for path in moved if path.startswith(".hyper")]
-    assert len(rates_learned) == {"meta_sgd": 4, "learned": 1}.get(name, 0)
+    assert len(rates_learned) == {"meta_sgd": 4, "per_step": 4, "learned": 1}.get(name, 0)
     # What an adaptation moves: the last layer alone, or all of it.
     adapted = jax.tree_util.tree_map_with_path(
         lambda path, a, b: (given.head(jax.tree_util.keystr(path)), bool(jnp.any(a != b))), start, end

@@ -126,10 +126,10 @@ def test_rates_of_each_step_are_read_in_their_order_and_the_last_holds_on():
     [
         (lambda: inner.loop(quadratic(), -1, feed=inner.whole()), "steps is -1"),
         (lambda: inner.loop(quadratic(), 1, feed=inner.whole(), levels=-1), "levels is -1"),
-        (lambda: inner.loop(quadratic(), 1, feed=inner.whole(), unroll=0), "unroll is 0"),
-        (lambda: inner.whole(0), "batches is 0"),
-        (lambda: inner.resampled(1, 0), "size is 0"),
-        (lambda: inner.resampled(True, 1), "batches is True"),
+        (lambda: inner.loop(quadratic(), 1, feed=inner.whole(), unroll=0), "unroll=0"),
+        (lambda: inner.whole(0), "batches=0"),
+        (lambda: inner.resampled(1, 0), "size=0"),
+        (lambda: inner.resampled(True, 1), "batches=True"),
     ],
 )
 def test_sizes_that_are_none_are_refused(make, message):

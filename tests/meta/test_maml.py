@@ -213,7 +213,7 @@ def test_scratch_learns_nothing_and_joint_training_the_pooled_mean():
         (lambda: imaml(quadratic(), optax.sgd(1), steps=1, solver=optax.sgd(1), proximity=0.0), "proximity=0.0"),
         (
             lambda: imaml(quadratic(), optax.sgd(1), steps=1, solver=optax.sgd(1), proximity=1.0, iterations=0),
-            "iterations is 0",
+            "iterations=0",
         ),
     ],
 )

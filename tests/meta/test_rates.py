@@ -36,7 +36,7 @@ def stepped(learner):
     return learner.get_params(state)
 
 
-@pytest.mark.parametrize("how", [rates.per_parameter, rates.per_layer, rates.only(lambda path: True)])
+@pytest.mark.parametrize("how", [rates.per_parameter, rates.per_array, rates.only(lambda path: True)])
 @pytest.mark.parametrize("optimiser", [optimisers.sgd, optimisers.adam])
 def test_equal_rates_in_a_tree_take_the_same_steps_as_one(how, optimiser):
     plain = learner(optimiser)
@@ -56,7 +56,7 @@ def test_partial_adaptation_moves_what_was_chosen_and_nothing_else():
 
 
 def test_rates_of_two_players_spread_over_their_own_parameters():
-    tree = rates.per_layer([0.1, 0.2], [{"a": jnp.ones(2), "b": jnp.ones(3)}, jnp.ones(1)])
+    tree = rates.per_array([0.1, 0.2], [{"a": jnp.ones(2), "b": jnp.ones(3)}, jnp.ones(1)])
     assert jax.tree.map(float, tree) == [{"a": pytest.approx(0.1), "b": pytest.approx(0.1)}, pytest.approx(0.2)]
     shapes = jax.tree.map(jnp.shape, rates.per_parameter([0.1, 0.2], [{"a": jnp.ones(2)}, jnp.ones((1, 3))]))
     assert shapes == [{"a": (2,)}, (1, 3)]
