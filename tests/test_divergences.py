@@ -435,6 +435,14 @@ def test_wasserstein_of_shifted_gaussians_is_the_shift(mean, other):
     np.testing.assert_allclose(wasserstein(x, y), abs(mean - other), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_sample_that_is_not_finite_has_no_distance(bad):
+    """Neither none nor a small one: samples that diverged must not look like the best."""
+    x = np.ones((4, 2), np.float32)
+    for broken in (np.full_like(x, bad), np.where(np.arange(8).reshape(4, 2) == 3, bad, x)):
+        assert not np.isfinite(energy(broken, x))
+
+
 @given(seed=seeds, order=st.permutations(range(6)))
 def test_samples_have_no_order(seed, order):
     x, y, order = normal_sample(seed, 6, 2), normal_sample(seed + 1, 6, 2) + 1, jnp.array(order)

@@ -5,14 +5,16 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
 from gan_jax import fewshot, latents, objectives, penalties, rules
-from gan_jax.base import Network, Pair
+from gan_jax.base import Network, Pair, Task
 from gan_jax.divergences import integral
 from gan_jax.gan import Hypers, adam, gan
 from gan_jax.meta import inner
+from gan_jax.meta.maml import fomaml
 
 KEY = jax.random.key(1)
 RULES = {
@@ -156,6 +158,45 @@ def test_the_queries_losses_are_the_games_and_move_each_player_by_its_own():
     assert value == pytest.approx(float(generator + discriminator), rel=1e-6)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), slope.generator, ours.generator)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), slope.discriminator, theirs.discriminator)
+
+
+@pytest.mark.parametrize("judge", ["distance", "query_losses"])
+def test_a_state_is_judged_by_the_parameters_that_it_has_now(judge):
+    """What first-order learners lean on: replaced parameters are judged, not the average that went before."""
+    model = small()
+    judges = {"distance": lambda: fewshot.distance(model, 4), "query_losses": lambda: fewshot.query_losses(model)}
+    learner = model.learner(judges[judge]())
+    state = learner.init(model.hyper, KEY)
+    params = jax.tree.map(lambda x: 1.5 * x, learner.get_params(state))
+    found = [
+        learner.loss(model.hyper, KEY, each, support())
+        for each in (learner.set_params(state, params), learner.init(model.hyper, KEY, params))
+    ]
+    assert found[0] == pytest.approx(float(found[1]), rel=1e-5)
+    assert found[0] != learner.loss(model.hyper, KEY, state, support())
+
+
+def test_first_order_learners_need_a_judge_that_reaches_both_players():
+    model = small()
+    tasks = jax.tree.map(lambda x: x[None], Task(support(4), support(4, jax.random.key(2))))
+    moved = {}
+    for name, judge in {
+        "distance": fewshot.distance(model, 4),
+        "total": fewshot.total(fewshot.distance(model, 4), fewshot.query_losses(model)),
+    }.items():
+        meta = fomaml(model.learner(judge), optax.sgd(1.0), steps=1, feed=inner.whole(2))
+        state = meta.init(KEY)
+        (learned, _), _ = jax.jit(meta.meta_step)(KEY, state, tasks)
+        change = jax.tree.map(jnp.subtract, learned.params, state.learned.params)
+        moved[name] = [any(map(np.any, jax.tree.leaves(player))) for player in change]
+    assert moved == {"distance": [True, False], "total": [True, True]}
+
+
+def test_learned_hyperparameters_do_not_move_what_they_are_judged_by():
+    model = small()
+    state, judge = model.init(model.hyper, KEY), fewshot.query_losses(model)
+    smoothed = model.hyper._replace(smoothing=0.4)
+    assert judge(smoothed, KEY, state, support()) == judge(model.hyper, KEY, state, support())
 
 
 def test_a_total_is_the_sum():

@@ -62,21 +62,39 @@ def test_rates_of_two_players_spread_over_their_own_parameters():
     assert shapes == [{"a": (2,)}, (1, 3)]
 
 
-def test_meta_sgd_learns_a_rate_for_each_parameter():
-    """Where the gradient of a weight is 0 on the support, no rate of its own can matter, and elsewhere it does."""
+def test_the_rate_of_a_parameter_moves_by_the_products_of_its_slopes():
+    """After one step w' = w − r∘g the query's slope by r is −g∘g', with g' that of the query at w' (Meta-SGD)."""
     spread = rates.with_rates(learner(), where, rates.per_parameter)
-    learned = space(spread.hyper, {"rate": Interval(1e-3, 1.0, log=True)})
+    low, high = 1e-3, 1.0
+    learned = space(spread.hyper, {"rate": Interval(low, high, log=True)})
     meta = maml(spread, optimisers.sgd(1.0), steps=1, feed=inner.whole(), space=learned)
     state = meta.init(KEY)
-    tasks = jax.tree.map(lambda x: x[None], Task(BATCH, BATCH))
-    moved, _ = jax.jit(meta.meta_step)(KEY, state, tasks)
-    slope = jax.grad(lambda p: spread.loss(None, KEY, spread.set_params(begun, p), BATCH))
+    query = {"x": BATCH["x"] + 1.0, "y": BATCH["y"] - 2.0}
+    (moved, _), _ = jax.jit(meta.meta_step)(KEY, state, jax.tree.map(lambda x: x[None], Task(BATCH, query)))
     begun = spread.init(spread.hyper, KEY, state.learned.params)
-    zero = jax.tree.map(lambda s: s == 0, slope(state.learned.params))
-    change = jax.tree.map(jnp.subtract, moved.learned.hyper["rate"], state.learned.hyper["rate"])
-    for none, way in zip(jax.tree.leaves(zero), jax.tree.leaves(change), strict=True):
-        assert not np.any(np.asarray(way)[np.asarray(none)])
-    assert sum(np.count_nonzero(way) for way in jax.tree.leaves(change)) > 5
+
+    def slopes(params, batch):
+        return jax.grad(lambda p: spread.loss(spread.hyper, KEY, spread.set_params(begun, p), batch))(params)
+
+    before = slopes(state.learned.params, BATCH)
+    after = slopes(jax.tree.map(lambda w, g: w - 0.1 * g, state.learned.params, before), query)
+    place = np.log(0.1 / low) / np.log(high / low)  # of the rate on its logarithmic scale
+    by_coordinate = 0.1 * np.log(high / low) * place * (1 - place)
+    for change, g, h in zip(
+        *map(jax.tree.leaves, (jax.tree.map(jnp.subtract, moved.hyper, state.learned.hyper), before, after)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(change, g * h * by_coordinate, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("multiple", [0.0, 0.5, 3.0])
+def test_a_scaled_learner_takes_its_steps_at_a_multiple_of_any_rates(multiple):
+    plain = learner(optimisers.adam)
+    spread = rates.with_rates(plain, where, rates.per_array)
+    wanted = stepped(plain._replace(hyper={"rate": 0.1 * multiple}))
+    for each in (plain, spread):
+        made = stepped(rates.scaled(each, where, multiple))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), made, wanted)
 
 
 def test_a_choice_of_no_parameter_is_refused():
