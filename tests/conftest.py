@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Nearly all of the time of these tests is compilation, most of that LLVM's, and their programs are too small to gain
+# from it. Before JAX is imported, which reads it once.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+
 import jax
 from hypothesis import settings
 from jaxtyping import install_import_hook
