@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax import Array
 
 from gan_jax.base import Batch, Hyper, Key, Learner, MetaLearner, Metrics, Params, State, Task
 from gan_jax.meta import hyper as hypers
@@ -93,10 +95,12 @@ def outer(
     Args:
         inner: where an adaptation begins, and how it goes on.
         gradient: `(key, learned, task) -> (gradient, metrics)` of one task. It is vmapped over tasks, each with a key
-            of its own, and the mean is what the optimiser is given.
+            of its own, and the mean is what the optimiser is given. A task whose inner loop diverged has no gradient:
+            one that is not finite is left out, and "meta/diverged" counts it.
         optimiser: of the outer loop.
 
-    Metrics: those of the tasks, averaged, and "meta/slope", the norm of the mean gradient.
+    Metrics: those of the tasks, averaged, "meta/slope", the norm of the mean gradient, and "meta/diverged", the share
+    of the tasks that are in none of these means.
     """
 
     def init(key: Key) -> MetaState:
@@ -106,11 +110,21 @@ def outer(
     def meta_step(key: Key, state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
         keys = jax.random.split(key, len(jax.tree.leaves(tasks)[0]))
         result = jax.vmap(gradient, in_axes=(0, None, 0))(keys, state.learned, tasks)
-        slope, metrics = jax.tree.map(lambda x: x.mean(axis=0), result)
+        stay = jnp.stack([jnp.isfinite(leaf).all(axis=range(1, leaf.ndim)) for leaf in jax.tree.leaves(result)]).all(0)
+
+        def mean(x: Array) -> Array:
+            kept = stay.reshape(-1, *(1,) * (x.ndim - 1))
+            return jnp.where(kept, x, 0).sum(axis=0) / jnp.maximum(stay.sum(), 1)
+
+        slope, metrics = jax.tree.map(mean, result)
         now: Any = state.learned  # optax's annotations know no NamedTuples
         updates, moved = optimiser.update(slope, state.optimiser, now)
         learned: Any = optax.apply_updates(now, updates)
-        return MetaState(learned, moved), {**metrics, "meta/slope": optax.tree.norm(slope)}
+        return MetaState(learned, moved), {
+            **metrics,
+            "meta/slope": optax.tree.norm(slope),
+            "meta/diverged": 1.0 - stay.mean(),
+        }
 
     def adapt(key: Key, state: MetaState, support: Batch, **options: Any) -> State:
         return inner.adapt(key, state.learned, support, **options)

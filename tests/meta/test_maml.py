@@ -145,6 +145,20 @@ def test_equal_tasks_move_as_one_and_different_tasks_as_their_mean(name):
 
 
 @pytest.mark.parametrize("name", metas(quadratic()))
+def test_a_task_without_a_finite_gradient_is_left_out_and_counted(name):
+    meta, w = metas(quadratic())[name], jnp.asarray([0.5, -1.0])
+    one, lost = task([1.0, 2.0], [0.0, 1.0]), task([1.0, np.inf], [0.0, 1.0])
+    learned = Learned(w)
+    state = MetaState(learned, optax.sgd(1.0).init(learned))
+    alone, together, none = (
+        meta.meta_step(KEY, state, stacked(*tasks)) for tasks in ([one], [one, lost, lost, one], [lost])
+    )
+    np.testing.assert_allclose(together[0].learned.params, alone[0].learned.params, atol=1e-12)
+    np.testing.assert_array_equal(none[0].learned.params, w)
+    assert [float(metrics["meta/diverged"]) for _, metrics in (alone, together, none)] == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("name", metas(quadratic()))
 def test_adaptation_starts_from_what_was_learned_and_goes_as_far_as_asked(name):
     meta, c = metas(quadratic(0.1))[name], np.array([2.0, -1.0])
     state = meta.init(KEY)
