@@ -165,6 +165,55 @@ MUTANTS = (
         "sigma = lax.stop_gradient(jnp.sum(_unit(image) * image))",
         "tests/networks/test_spectral.py::test_the_gradient_passes_through_the_norm_with_the_vectors_held",
     ),
+    Mutant(
+        "adaptation to the query: what is judged was learned from",
+        "meta/maml.py",
+        "inner.adapt(adapt_key, learned, task.support), task.query)",
+        "inner.adapt(adapt_key, learned, task.query), task.query)",
+        "tests/meta/test_maml.py::test_maml_fomaml_and_reptile_follow_their_closed_forms",
+    ),
+    Mutant(
+        "a first-order gradient of the adaptation, taken where it begins",
+        "meta/maml.py",
+        "jax.value_and_grad(judged)(learner.get_params(state))",
+        "jax.value_and_grad(judged)(learned.params)",
+        "tests/meta/test_maml.py::test_maml_fomaml_and_reptile_follow_their_closed_forms",
+    ),
+    Mutant(
+        "a sign of the adaptation: Reptile walks away",
+        "meta/reptile.py",
+        "jax.tree.map(jnp.subtract, learned.params, adapted)",
+        "jax.tree.map(jnp.subtract, adapted, learned.params)",
+        "tests/meta/test_maml.py::test_maml_fomaml_and_reptile_follow_their_closed_forms",
+    ),
+    Mutant(
+        "an implicit gradient of the adaptation without its proximal weight",
+        "meta/implicit.py",
+        "lambda x: proximity * x, solved",
+        "lambda x: x, solved",
+        "tests/meta/test_maml.py::test_implicit_maml_differentiates_the_root",
+    ),
+    Mutant(
+        "rates of an adaptation one step late",
+        "meta/inner.py",
+        "jnp.minimum(step, len(x) - 1)",
+        "jnp.minimum(step + 1, len(x) - 1)",
+        "tests/meta/test_inner.py::test_rates_of_each_step_are_read_in_their_order_and_the_last_holds_on",
+    ),
+    Mutant(
+        "an average judged in the place of the adaptation",
+        "fewshot.py",
+        "gan.sample(key, state.current(),",
+        "gan.sample(key, state,",
+        "tests/test_fewshot.py::test_a_state_is_judged_by_the_parameters_that_it_has_now[distance]",
+    ),
+    Mutant(
+        "samples that are not finite at no distance",
+        "arithmetic.py",
+        "none = squares <= 0",
+        "none = ~(squares > 0)",
+        "tests/test_divergences.py::test_a_sample_that_is_not_finite_has_no_distance",
+    ),
 )
 
 

@@ -35,7 +35,7 @@ def maml(
             and `levels` and `unroll` of `inner.loop`.
 
     `adapt` is `(key, state, support, steps=steps) -> state of the learner`.
-    Metrics: "meta/loss", of the queries after adaptation, and "meta/slope".
+    Metrics: "meta/loss", of the queries after adaptation, and those of `outer`.
     """
     return _unrolled(inner_loop(learner, steps=steps, feed=feed, space=space, **options), optimiser)
 

@@ -17,7 +17,7 @@ def reptile(
     Nichol et al. 2018 (arXiv 1803.02999), algorithm 2; its step size ε is that of `optimiser`, descent there. As
     there, a task's data are not split: the inner loop is fed from the support and the query together.
 
-    Args and `adapt` as for `maml`. Metrics: "meta/distance", from φ to φ', and "meta/slope".
+    Args and `adapt` as for `maml`. Metrics: "meta/distance", from φ to φ', and those of `outer`.
     """
     inner = inner_loop(learner, steps=steps, feed=feed, unroll=unroll)
 
