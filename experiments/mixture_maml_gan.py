@@ -4,8 +4,7 @@ Command: gan-jax train mixture_maml_gan
 Result: energy distance after ten steps, five seeds: scratch .269 ± .027, joint pre-training .238 ± .010, Reptile
     .158 ± .046, MAML .102 ± .013, with learned rates and weight of R1 .086 ± .008; scratch has .125 ± .015 after 1,000
     steps (docs/mixture_maml_gan/report.md)
-Cost: four minutes a row of first order and ten of second, of one core of an AMD EPYC shared with other work; an hour the
-    table
+Cost: four minutes a row of first order and ten of second, on a core of an AMD EPYC beside other work; an hour the table
 
 A task is a mixture of three Gaussians at random places: a GAN is adapted to 32 of its points by alternating descent
 with R1, and judged by the energy distance of its samples to points that it has not seen. The outer objective of the
