@@ -1,8 +1,10 @@
 """One task after another: how well each is learned and how much is lost, with and without meta-learning.
 
 Command: gan-jax train continual_gan
-Result: to be measured
-Cost: to be measured
+Result: an online stream is followed at an energy distance of .053 ± .008 from what MAML learned, .179 ± .051 from fresh
+    parameters; independent mixtures at .220 ± .022 and .285 ± .020, and all rows forget them alike, .98 to 1.15
+    (docs/continual_gan/report.md)
+Cost: five minutes, on a core of an AMD EPYC beside other work
 
 The GAN of `mixture_maml_gan` is adapted to a stream of mixtures in the plane and never begins anew: it goes on from
 where the last task left it. Continual streams are of independent mixtures, online ones of one that drifts. Rows differ
