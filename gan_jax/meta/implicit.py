@@ -46,7 +46,7 @@ def imaml(
         ValueError: if λ is not positive and finite, or `iterations` or `steps` is less than 1.
 
     `adapt` is `(key, state, support, steps=steps) -> state of the learner`, which stands at w.
-    Metrics: "meta/loss", of the queries at the root, "meta/residual", the norm of what is to be 0, and those of `outer`.
+    Metrics: "meta/loss", of the queries at the root, "meta/residual", the norm of what should be 0, and `outer`'s.
     """
     require_positive(proximity=proximity)
     check(iterations=iterations, steps=steps)
