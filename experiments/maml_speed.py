@@ -1,8 +1,9 @@
 """How many outer steps of MAML a second, beside PyTorch's libraries on the same machine, in turns.
 
 Command: GAN_JAX_PEERS=PYTHON gan-jax train maml_speed
-Result: to be measured
-Cost: to be measured
+Result: 1,834 to 2,068 outer steps a second on two AMD EPYC cores, 46 times learn2learn's, 43 TorchOpt's, 87 higher's and 6
+    times those of torch.func (docs/maml_speed/report.md)
+Cost: two minutes
 
 The work is that of `sinusoid_maml`: 25 sinusoids of 10 shots, a perceptron 40-40, one inner step, second order, Adam
 outside; tasks are drawn anew in each step. learn2learn, TorchOpt and higher run as their users run them, one task after

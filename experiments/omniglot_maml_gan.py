@@ -1,8 +1,8 @@
 """A GAN that draws a character that it has never seen, after ten steps on a few drawings of it.
 
 Command: gan-jax train omniglot_maml_gan --data-dir DIR
-Result: to be measured
-Cost: to be measured
+Result: none yet, it was trained for 20 steps alone
+Cost: two seconds an outer step on two AMD EPYC cores beside other work: about an hour
 
 Each task is one of 964 characters of Omniglot (Lake et al. 2015): a DCGAN of layer normalisation is adapted to a few
 drawings by alternating Adam with R1, and judged by the energy distance of its samples to other drawings of the same
