@@ -1,7 +1,7 @@
 """How many outer steps of MAML a second, beside PyTorch's libraries on the same machine, in turns.
 
 Command: GAN_JAX_PEERS=PYTHON gan-jax train maml_speed
-Result: 1,834 to 2,068 outer steps a second on two AMD EPYC cores, 46 times learn2learn's, 43 TorchOpt's, 87 higher's and 6
+Result: about 1,900 outer steps a second on two AMD EPYC cores: 46 times learn2learn's, 43 TorchOpt's, 87 higher's and 6
     times those of torch.func (docs/maml_speed/report.md)
 Cost: two minutes
 
