@@ -3,7 +3,8 @@
 Command: gan-jax train fewshot_images --data-dir DIR
 Result: none yet, it was run at its smallest alone
 Cost: an outer step is that of `omniglot_maml_gan`, two seconds on two AMD EPYC cores beside other work: an hour a row
-    and seed of second order. For two cores: --width 8 --tasks 4 --trials 3 --updates 500
+    and seed of second order. A quarter of a second with --width 8 --tasks 4: with --trials 3 --updates 500 besides,
+    some ten hours for the whole table
 
 The GAN of `omniglot_maml_gan`, its initialisation learned in each of the ways of `meta.catalogue`, is adapted to images
 of 20 characters of unseen alphabets (Omniglot), or of the digits 7, 8 and 9, of which it has seen none (MNIST), by ten

@@ -1,8 +1,11 @@
 """A GAN that draws a character that it has never seen, after ten steps on a few drawings of it.
 
 Command: gan-jax train omniglot_maml_gan --data-dir DIR
-Result: none yet, it was trained for 20 steps alone
-Cost: two seconds an outer step on two AMD EPYC cores beside other work: about an hour
+Result: none yet at these sizes. With --width 8 --tasks 4 --steps 400 samples are ink in the right places and no strokes
+    yet: for one unseen character, 8 drawings and ten steps, the energy distance to 12 others falls from 51.0 to 18.3
+    (gan-jax adapt RUN --images DIR --shots 8)
+Cost: two seconds an outer step on two AMD EPYC cores beside other work, about an hour; a quarter of a second at the
+    smaller sizes, two minutes
 
 Each task is one of 964 characters of Omniglot (Lake et al. 2015): a DCGAN of layer normalisation is adapted to a few
 drawings by alternating Adam with R1, and judged by the energy distance of its samples to other drawings of the same
