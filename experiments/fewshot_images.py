@@ -30,23 +30,12 @@ from gan_jax.base import Program, Report, Study
 from gan_jax.data import episodes, images
 from gan_jax.data.episodes import Grouped
 from gan_jax.gan import GAN
-from gan_jax.meta import rates, tasks
-from gan_jax.meta.catalogue import META_LEARNERS
+from gan_jax.meta import tasks
+from gan_jax.meta.catalogue import META_LEARNERS, TITLES, at_multiple
 from gan_jax.metrics import features
 from gan_jax.metrics.classes import FewShot, few_shot
 from gan_jax.training import lookup, studies
 
-TITLES = {
-    "scratch": "scratch",
-    "joint": "joint pre-training, fine-tuned",
-    "reptile": "Reptile",
-    "fomaml": "FOMAML",
-    "maml": "MAML",
-    "meta_sgd": "Meta-SGD",
-    "per_step": "MAML, rates of each step and array",
-    "anil": "ANIL",
-    "learned": "MAML, learned rates and R1",
-}
 LONG = "scratch-long"  # scratch, for as many steps as `long` says
 COMPONENTS = 64  # of features
 FITTED = 5000  # images that the components are those of
@@ -143,8 +132,7 @@ def cell(config: Config, data: images.Images, shots: int, row: str, seed: int, d
     @jax.jit
     def adapted(key: jax.Array, support: Any, multiple: Any) -> jax.Array:
         """Samples [C, n, ...] of generators that are adapted to supports [C, K, ...]."""
-        scaled = setting._replace(learner=rates.scaled(setting.learner, setting.where, multiple))
-        adapting = META_LEARNERS[method](scaled)
+        adapting = META_LEARNERS[method](at_multiple(setting, multiple))
 
         def one(key: jax.Array, support: jax.Array) -> jax.Array:
             adapt_key, sample_key = jax.random.split(key)
@@ -194,10 +182,9 @@ def _levels(pixels: np.ndarray) -> list[Any]:
 
 
 def parted(grouped: Grouped, shots: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return supports [C, K, ...] and all other images of the same classes, as many of each as the smallest has."""
-    count = int((grouped.table >= 0).sum(axis=1).min())
+    """Return supports [C, K, ...] and other images of the same classes, 200 of each or all that the smallest has."""
+    count = min(int((grouped.table >= 0).sum(axis=1).min()), shots + 200)
     arrays, keys = episodes.on_device(grouped), jax.random.split(key, len(grouped.label))
-    count = min(count, shots + 200)
     drawn = [episodes.examples(arrays, mine, row, count) for row, mine in enumerate(keys)]
     stacked = np.stack([np.asarray(each) for each in drawn])
     return stacked[:, :shots], stacked[:, shots:]

@@ -31,24 +31,13 @@ from scipy import stats
 from gan_jax import fewshot, latents, objectives, penalties, rules
 from gan_jax.base import Pair, Program, Report, Study, Task
 from gan_jax.gan import GAN, Hypers, adam, gan, sgd
-from gan_jax.meta import inner, rates, tasks
-from gan_jax.meta.catalogue import META_LEARNERS, Setting
+from gan_jax.meta import inner, tasks
+from gan_jax.meta.catalogue import META_LEARNERS, TITLES, Setting, at_multiple
 from gan_jax.meta.hyper import Interval, space
 from gan_jax.metrics import sliced
 from gan_jax.networks import mlp
 from gan_jax.training import studies
 
-TITLES = {
-    "scratch": "scratch",
-    "joint": "joint pre-training, fine-tuned",
-    "reptile": "Reptile",
-    "fomaml": "FOMAML",
-    "maml": "MAML",
-    "meta_sgd": "Meta-SGD",
-    "per_step": "MAML, rates of each step and array",
-    "anil": "ANIL",
-    "learned": "MAML, learned rates and R1",
-}
 CHUNK = 50  # outer steps in one compiled call
 SHOWN = 4  # mixtures in the figure
 CHOOSE, TEST = (
@@ -148,31 +137,26 @@ def assemble(config: Config, *, joint: bool = False, inner: Literal["sgd", "adam
     )
 
 
-def setting(config: Config, model: GAN, multiple: float | jax.Array = 1.0) -> Setting:
-    """Return what the rows share, at a multiple of the inner rates."""
+def setting(config: Config, model: GAN) -> Setting:
+    """Return what the rows share."""
     judge = fewshot.distance(model, config.shots)
     learner, direct = model.learner(judge), model.learner(fewshot.total(judge, fewshot.query_losses(model)))
     learned = Interval(config.inner_rate / 100, config.inner_rate * 100, log=True)
     weight = Interval(config.penalty / 100, config.penalty * 100, log=True) if config.penalty else None
     bounds: Any = (Pair(learned, learned), None, weight, None)  # of rates, beta1, penalty, smoothing
     return Setting(
-        learner=rates.scaled(learner, where, multiple),
-        direct=rates.scaled(direct, where, multiple),
+        learner=learner,
+        direct=direct,
         joint=assemble(config, joint=True).learner(judge),
         optimiser=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.rate)),
         steps=config.inner_steps,
         feed=inner.whole(config.d_steps),
         pool=inner.resampled(config.d_steps, 8 * config.shots),
         space=space(learner.hyper, Hypers(*bounds)),
-        where=where,
+        where=lambda hyper, change: hyper._replace(rates=change(hyper.rates)),
         interval=learned,
         head=lambda path: f"['layers'][{len(config.widths)}]" in path,
     )
-
-
-def where(hyper: Hypers, change: Callable[[Any], Any]) -> Hypers:
-    """Say where the rates are."""
-    return hyper._replace(rates=change(hyper.rates))
 
 
 def cell(config: Config, model: GAN, name: str, directory: Path) -> Mapping[str, Any]:
@@ -237,7 +221,7 @@ def tester(config: Config, model: GAN, name: str) -> Callable[..., dict[str, np.
 
     @partial(jax.jit, static_argnums=(3, 5))
     def of_seeds(keys: jax.Array, state: Any, multiple: jax.Array, steps: int, which: jax.Array, count: int) -> Any:
-        meta = META_LEARNERS[name](setting(config, model, multiple))
+        meta = META_LEARNERS[name](at_multiple(setting(config, model), multiple))
 
         def of_task(state: Any, key: jax.Array, task: Task) -> Any:
             adapt_key, judge_key, sample_key, direction_key = jax.random.split(key, 4)

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from gan_jax.arithmetic import Scalar
 from gan_jax.base import Learner, MetaLearner
 from gan_jax.meta import baselines, inner
 from gan_jax.meta import maml as gradients
 from gan_jax.meta import reptile as towards
 from gan_jax.meta.hyper import Interval, Space, space
 from gan_jax.meta.inner import Feed
-from gan_jax.meta.rates import Where, only, over_steps, per_array, per_parameter, with_rates
+from gan_jax.meta.rates import Where, only, over_steps, per_array, per_parameter, scaled, with_rates
 
 
 class Setting(NamedTuple):
@@ -44,6 +45,12 @@ class Setting(NamedTuple):
     head: Callable[[str], bool]
     levels: int = 1
     unroll: int = 1
+
+
+def at_multiple(setting: Setting, multiple: Scalar) -> Setting:
+    """Return the setting whose inner steps are taken at a multiple of whatever rates they have, learned or not."""
+    learner, direct = (scaled(each, setting.where, multiple) for each in (setting.learner, setting.direct))
+    return setting._replace(learner=learner, direct=direct)
 
 
 def scratch(setting: Setting) -> MetaLearner:
@@ -95,6 +102,17 @@ def learned(setting: Setting) -> MetaLearner:
     return _second_order(setting, setting.learner, setting.space)
 
 
+TITLES = {
+    "scratch": "scratch",
+    "joint": "joint pre-training, fine-tuned",
+    "reptile": "Reptile",
+    "fomaml": "FOMAML",
+    "maml": "MAML",
+    "meta_sgd": "Meta-SGD",
+    "per_step": "MAML, rates of each step and array",
+    "anil": "ANIL",
+    "learned": "MAML, learned rates and R1",
+}
 META_LEARNERS = {f.__name__: f for f in (scratch, joint, reptile, fomaml, maml, meta_sgd, per_step, anil, learned)}
 
 

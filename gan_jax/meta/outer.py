@@ -37,13 +37,11 @@ class Inner(NamedTuple):
     """An inner loop, and where it begins.
 
     start: `key -> learned`, before the first outer step.
-    hyper: `learned -> hyper`, with a leading axis of steps if they have one.
     adapt: `(key, learned, support, steps) -> state of the learner`.
     loss: `(key, learned, state, query) -> scalar`, of an adapted state.
     """
 
     start: Callable[[Key], Learned]
-    hyper: Callable[[Learned], Hyper]
     adapt: Callable[..., State]
     loss: Callable[[Key, Learned, State, Batch], Any]
 
@@ -82,7 +80,7 @@ def inner_loop(
     def loss(key: Key, learned: Learned, state: State, query: Batch) -> Any:
         return learner.loss(at(hyper(learned), steps), key, state, query)
 
-    return Inner(start, hyper, adapt, loss)
+    return Inner(start, adapt, loss)
 
 
 def outer(

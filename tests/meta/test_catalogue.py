@@ -8,7 +8,7 @@ import pytest
 
 from gan_jax import optimisers
 from gan_jax.meta import inner, rates
-from gan_jax.meta.catalogue import META_LEARNERS, Setting
+from gan_jax.meta.catalogue import META_LEARNERS, TITLES, Setting, at_multiple
 from gan_jax.meta.hyper import Interval, space
 from gan_jax.meta.supervised import squared_error, supervised
 from gan_jax.meta.tasks import sample, sinusoids
@@ -83,8 +83,23 @@ def test_every_row_takes_an_outer_step_and_adapts(name):
         assert did == (head or name != "anil")
 
 
+@pytest.mark.parametrize("name", META_LEARNERS)
+def test_every_row_adapts_at_a_multiple_of_its_rates(name):
+    given = setting()
+    meta, still = (META_LEARNERS[name](each) for each in (given, at_multiple(given, 0.0)))
+    state, support = meta.init(KEY), jax.tree.map(lambda x: x[0], TASKS.support)
+    begun, moved = (given.learner.get_params(m.adapt(KEY, state, support)) for m in (still, meta))
+    start = given.learner.get_params(meta.adapt(KEY, state, support, steps=0))
+    jax.tree.map(np.testing.assert_array_equal, begun, start)
+    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (begun, moved)), strict=True))
+
+
 def test_the_rates_of_meta_sgd_begin_at_the_learners():
     meta = META_LEARNERS["meta_sgd"](setting())
     spread = rates.with_rates(setting().learner, setting().where, rates.per_parameter)
     shapes = jax.tree.map(jnp.shape, spread.hyper["rate"])
     assert shapes == jax.tree.map(jnp.shape, meta.init(KEY).learned.params)
+
+
+def test_every_row_has_a_title():
+    assert list(TITLES) == list(META_LEARNERS)
