@@ -51,21 +51,23 @@ class Config:
     methods: tuple[str, ...] = tuple(TITLES)
     """The rows."""
     support_sizes: tuple[int, ...] = (4, 8)
-    """Images that are adapted to."""
-    trials: int = 5
+    """Images that are adapted to; each row is trained once, on tasks of the most of them."""
+    trials: int = 3
     """Seeds of each row."""
-    updates: int = 2000
+    updates: int = 500
     """Outer steps; joint pre-training takes ten times as many, of one step each."""
-    tasks: int = 8
+    tasks: int = 4
     """Classes in an outer step."""
-    width: int = 16
+    width: int = 8
     """Channels of the finest layer of both networks."""
     long: int = 1000
     """Steps of the longer row from scratch."""
     multiples: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0)
     """Of the inner rates, that each row chooses from."""
     classes: int = 20
-    """Unseen classes, if there are as many; as many of those trained on choose the multiple."""
+    """Unseen classes, if there are as many."""
+    choosing: int = 8
+    """Classes that were trained on, which choose the multiple, if there are as many."""
     samples: int = 64
     """Samples of a class."""
 
@@ -80,6 +82,7 @@ SMALLEST = Config(
     width=2,
     multiples=(1.0,),
     classes=2,
+    choosing=1,
     samples=40,
 )
 
@@ -95,12 +98,11 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
             f"{config.trials} trials of {config.updates} updates, {config.support_sizes} images: give 1 or more"
         )
     loaded = {name: images.load(name, data_dir, size=28) for name in config.sets}  # so that it is missed here
-    tables = tuple(itertools.product(config.sets, config.support_sizes))
     return Study(
-        cells={f"{name}-{shots}-real-0": partial(real, config, loaded[name], shots) for name, shots in tables}
+        cells={f"{name}-real-0": partial(real, config, loaded[name]) for name in config.sets}
         | {
-            f"{name}-{shots}-{row}-{seed}": partial(cell, config, loaded[name], shots, row, seed)
-            for name, shots in tables
+            f"{name}-{row}-{seed}": partial(cell, config, loaded[name], row, seed)
+            for name in config.sets
             for row in rows_of(config)
             for seed in range(config.trials)
         },
@@ -108,10 +110,10 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     )
 
 
-def cell(config: Config, data: images.Images, shots: int, row: str, seed: int, directory: Path) -> Mapping[str, Any]:
-    """Train a row from a seed, and adapt it to unseen classes."""
+def cell(config: Config, data: images.Images, row: str, seed: int, directory: Path) -> Mapping[str, Any]:
+    """Train a row from a seed, and adapt it to each number of images of unseen classes."""
     parts = lookup.load(lookup.find("omniglot_maml_gan"))
-    method = row.removesuffix("-long")
+    method, shots = row.removesuffix("-long"), max(config.support_sizes)
     sizes = parts.Config(method=method, shots=shots, tasks=config.tasks, width=config.width)
     divided = episodes.divide(data)
     channels = data.train.image.shape[-1]
@@ -119,18 +121,19 @@ def cell(config: Config, data: images.Images, shots: int, row: str, seed: int, d
     setting = parts.setting(sizes, model, channels)
     meta, key = META_LEARNERS[method](setting), jax.random.key(seed)
     updates = config.updates * (sizes.inner_steps if method == "joint" else 1)
-    state: Any = ()
+    state, start = (), time.monotonic()
     if method != "scratch":
         stream = tasks.batches(tasks.classes(divided.train, shots, sizes.queries), config.tasks)
         program = Program(meta.init, meta.meta_step, stream, lambda key, state: {}, steps=updates)
-        trained = studies.train(program, key, directory, steps=updates, every=200)
+        trained = studies.train(program, key, directory, steps=updates, every=100)
         if trained.stop:
             return {"updates": trained.step, "stopped": trained.stop.reason}
         state = trained.state
+    learning = time.monotonic() - start
     steps = config.long if row == LONG else sizes.inner_steps
 
     @jax.jit
-    def adapted(key: jax.Array, support: Any, multiple: Any) -> jax.Array:
+    def adapted(state: Any, key: jax.Array, support: Any, multiple: Any) -> jax.Array:
         """Samples [C, n, ...] of generators that are adapted to supports [C, K, ...]."""
         adapting = META_LEARNERS[method](at_multiple(setting, multiple))
 
@@ -143,36 +146,48 @@ def cell(config: Config, data: images.Images, shots: int, row: str, seed: int, d
 
     measure = measurer(data)
 
-    def judged(grouped: Grouped, place: int, multiple: float) -> tuple[FewShot | None, np.ndarray, np.ndarray]:
+    def judged(classes: Grouped, shots: int, place: int, multiple: float) -> tuple[FewShot | None, Any, Any]:
         """What a multiple comes to, None where it diverges; samples and supports."""
-        chosen = episodes.spread(grouped, min(config.classes, len(grouped.label)))
         draw_key, adapt_key = jax.random.split(jax.random.fold_in(key, 2**32 - place))
-        support, query = parted(chosen, shots, draw_key)
-        samples = np.asarray(adapted(adapt_key, support, multiple))
+        support, query = parted(classes, shots, draw_key)
+        samples = np.asarray(adapted(state, adapt_key, support, multiple))
         return measure(samples, query, support) if np.isfinite(samples).all() else None, samples, support
 
-    def tried(multiple: float) -> float:
-        seen, _, _ = judged(divided.train, 2, multiple)
-        return seen.kid if seen else np.inf
+    def tested(shots: int) -> dict[str, Any]:
+        seen, unseen = few(divided.train, config.choosing), few(divided.held_out, config.classes)
 
-    best = min(config.multiples, key=tried)
-    start = time.monotonic()
-    found, samples, support = judged(divided.held_out, 1, best)
-    shown = {"support": _levels(support), "samples": _levels(samples)}
-    seconds = round(time.monotonic() - start, 1)
-    if found is None:
-        return {"updates": updates, "stopped": f"diverges at {best:g} of its rates"}
-    rounded = {name: round(value, 5) for name, value in found._asdict().items()}
-    return {**rounded, "multiple": best, "seconds": seconds, "shown": shown}
+        def tried(multiple: float) -> float:
+            found, _, _ = judged(seen, shots, 2, multiple)
+            return found.kid if found else np.inf
+
+        best = min(config.multiples, key=tried)
+        start = time.monotonic()
+        found, samples, support = judged(unseen, shots, 1, best)
+        if found is None:
+            return {"stopped": f"diverges at {best:g} of its rates"}
+        rounded = {name: round(value, 5) for name, value in found._asdict().items()}
+        shown = {"support": _levels(support), "samples": _levels(samples)}
+        return {**rounded, "multiple": best, "seconds": round(time.monotonic() - start, 1), "shown": shown}
+
+    judgements = {str(shots): tested(shots) for shots in config.support_sizes}
+    return {"updates": updates, "learning_seconds": round(learning, 1), **judgements}
 
 
-def real(config: Config, data: images.Images, shots: int, directory: Path) -> Mapping[str, Any]:
+def real(config: Config, data: images.Images, directory: Path) -> Mapping[str, Any]:
     """Measure real images of the unseen classes against others: what a perfect generator would come to."""
-    held_out = episodes.divide(data).held_out
-    chosen = episodes.spread(held_out, min(config.classes, len(held_out.label)))
-    support, query = parted(chosen, shots, jax.random.key(0))
-    half = query.shape[1] // 2
-    return measurer(data)(query[:, :half], query[:, half:], support)._asdict()
+    chosen, measure = few(episodes.divide(data).held_out, config.classes), measurer(data)
+
+    def halves(shots: int) -> dict[str, Any]:
+        support, query = parted(chosen, shots, jax.random.key(0))
+        half = query.shape[1] // 2
+        return measure(query[:, :half], query[:, half:], support)._asdict()
+
+    return {str(shots): halves(shots) for shots in config.support_sizes}
+
+
+def few(grouped: Grouped, count: int) -> Grouped:
+    """Return so many of the classes, or all if there are fewer."""
+    return episodes.spread(grouped, min(count, len(grouped.label)))
 
 
 def _levels(pixels: np.ndarray) -> list[Any]:
@@ -216,20 +231,27 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
             f"{config.updates:,} outer steps of {config.tasks} classes, width {config.width}; ten steps of adaptation. "
             f"Mean over the seeds that are finished ± 95 % interval, of {config.trials}.",
             "",
-            "| method | seeds | KID | Fréchet | accuracy | coverage | memory | multiples of the rates | adapting, s |",
-            "| --- |" + " ---: |" * 8,
+            "| method | seeds | KID | Fréchet | accuracy | coverage | memory | multiples of the rates | learning, s "
+            "| adapting, s |",
+            "| --- |" + " ---: |" * 9,
         ]
         for row in ("real", *rows_of(config)):
-            cells = [results.get(f"{name}-{shots}-{row}-{seed}") for seed in range(config.trials)]
-            done = [each for each in cells if each and "kid" in each]
-            stopped = [each["stopped"] for each in cells if each and "stopped" in each]
+            cells = [each for seed in range(config.trials) if (each := results.get(f"{name}-{row}-{seed}"))]
+            judged = [each.get(str(shots), each) for each in cells]
+            done = [each for each in judged if "kid" in each]
+            stopped = [each["stopped"] for each in judged if "stopped" in each]
             entries = [_entry([each[measure] for each in done]) for measure in FewShot._fields]
             multiples = " ".join(f"{each['multiple']:g}" for each in done if "multiple" in each)
-            seconds = f"{np.median([each.get('seconds', 0) for each in done]):.0f}" if done else ""
+            learning = _median([each["learning_seconds"] for each in cells if "learning_seconds" in each])
+            adapting = _median([each["seconds"] for each in done if "seconds" in each])
             title = _title(row, config) + (f" ({len(stopped)} stopped: {stopped[0]})" if stopped else "")
-            text.append(f"| {title} | {len(done)} | {' | '.join(entries)} | {multiples} | {seconds} |")
+            text.append(f"| {title} | {len(done)} | {' | '.join(entries)} | {multiples} | {learning} | {adapting} |")
         text.append("")
-    shown = {name: result["shown"] for name, result in results.items() if "shown" in result and name.endswith("-0")}
+    shown = {
+        f"{name}-{shots}-{row}": result[str(shots)]["shown"]
+        for name, shots, row in itertools.product(config.sets, config.support_sizes, rows_of(config))
+        if "shown" in (result := results.get(f"{name}-{row}-0", {})).get(str(shots), {})
+    }
     return Report("\n".join(text), {"samples": _figure(config, shown)} if shown else {})
 
 
@@ -240,6 +262,10 @@ def rows_of(config: Config) -> tuple[str, ...]:
 
 def _title(row: str, config: Config) -> str:
     return {"real": "real images", LONG: f"scratch, {config.long:,} steps"}.get(row) or TITLES[row]
+
+
+def _median(values: list[float]) -> str:
+    return f"{np.median(values):.0f}" if values else ""
 
 
 def _entry(values: list[float]) -> str:
@@ -254,13 +280,13 @@ def _figure(config: Config, shown: Mapping[str, Mapping[str, Any]]) -> Any:
     from matplotlib.figure import Figure
 
     tables = [f"{name}-{shots}" for name, shots in itertools.product(config.sets, config.support_sizes)]
-    rows = rows_of(config)
+    rows = [row for row in rows_of(config) if any(f"{table}-{row}" in shown for table in tables)]
     figure = Figure(figsize=(1.6 * (len(rows) + 1), 1.5 * len(tables)), layout="constrained")
     axes = figure.subplots(len(tables), len(rows) + 1, squeeze=False)
     for table, line in zip(tables, axes, strict=True):
-        supports = [shown[f"{table}-{row}-0"]["support"] for row in rows if f"{table}-{row}-0" in shown]
+        supports = [shown[f"{table}-{row}"]["support"] for row in rows if f"{table}-{row}" in shown]
         pictures = {"support": supports[0] if supports else None}
-        pictures |= {row: shown.get(f"{table}-{row}-0", {}).get("samples") for row in rows}
+        pictures |= {row: shown.get(f"{table}-{row}", {}).get("samples") for row in rows}
         for ax, (row, levels) in zip(line, pictures.items(), strict=True):
             ax.set_axis_off()
             ax.set_title(f"{table}\n{row}", fontsize=7)
