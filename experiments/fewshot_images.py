@@ -32,6 +32,7 @@ from gan_jax.data.episodes import Grouped
 from gan_jax.gan import GAN
 from gan_jax.meta import tasks
 from gan_jax.meta.catalogue import META_LEARNERS, TITLES, at_multiple
+from gan_jax.meta.outer import mapped
 from gan_jax.metrics import features
 from gan_jax.metrics.classes import FewShot, few_shot
 from gan_jax.training import lookup, studies
@@ -142,7 +143,7 @@ def cell(config: Config, data: images.Images, row: str, seed: int, directory: Pa
             state_now = adapting.adapt(adapt_key, state, {"image": support}, steps=steps)
             return model.sample(sample_key, state_now.current(), config.samples)
 
-        return jax.vmap(one)(jax.random.split(key, len(support)), support)
+        return mapped(one, jax.random.split(key, len(support)), support, at_once=sizes.at_once)
 
     measure = measurer(data)
 

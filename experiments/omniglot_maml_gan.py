@@ -64,6 +64,8 @@ class Config:
     """Weight of R1, or where a learned one begins."""
     levels: int = 2
     """Of rematerialisation, see meta.inner."""
+    at_once: int | None = 1
+    """Tasks that are computed side by side: few where caches are small, None for all on an accelerator."""
 
 
 SMALLEST = Config(width=2, latent=3, shots=2, queries=2, tasks=2, inner_steps=1)
@@ -139,4 +141,5 @@ def setting(config: Config, model: GAN, channels: int) -> Setting:
         interval=rate,
         head=lambda path: "['head']" in path or path.startswith(f".generator['ups'][{last}]"),
         levels=config.levels,
+        at_once=config.at_once,
     )

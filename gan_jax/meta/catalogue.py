@@ -30,6 +30,7 @@ class Setting(NamedTuple):
     where: the rates are in `hyper` (see `meta.rates`). interval: in which those of Meta-SGD lie.
     head: says of a parameter's path whether ANIL adapts it.
     levels, unroll: of the inner loop, see `inner.loop`.
+    at_once: tasks that are computed side by side, see `outer.outer`.
     """
 
     learner: Learner
@@ -45,6 +46,7 @@ class Setting(NamedTuple):
     head: Callable[[str], bool]
     levels: int = 1
     unroll: int = 1
+    at_once: int | None = None
 
 
 def at_multiple(setting: Setting, multiple: Scalar) -> Setting:
@@ -65,12 +67,12 @@ def joint(setting: Setting) -> MetaLearner:
 
 def reptile(setting: Setting) -> MetaLearner:
     """Reptile."""
-    return towards.reptile(setting.learner, setting.optimiser, **_common(setting))
+    return towards.reptile(setting.learner, setting.optimiser, at_once=setting.at_once, **_common(setting))
 
 
 def fomaml(setting: Setting) -> MetaLearner:
     """First-order MAML."""
-    return gradients.fomaml(setting.direct, setting.optimiser, **_common(setting))
+    return gradients.fomaml(setting.direct, setting.optimiser, at_once=setting.at_once, **_common(setting))
 
 
 def maml(setting: Setting) -> MetaLearner:
@@ -121,7 +123,7 @@ def _common(setting: Setting) -> dict[str, Any]:
 
 
 def _second_order(setting: Setting, learner: Learner, space: Space | None = None, **options: Any) -> MetaLearner:
-    options |= {"levels": setting.levels, **_common(setting)}
+    options |= {"levels": setting.levels, "at_once": setting.at_once, **_common(setting)}
     return gradients.maml(learner, setting.optimiser, space=space, **options)
 
 

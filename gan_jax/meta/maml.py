@@ -18,6 +18,7 @@ def maml(
     steps: int,
     feed: Feed,
     space: Space | None = None,
+    at_once: int | None = None,
     **options: Any,
 ) -> MetaLearner:
     """Learn an initialisation, and hyperparameters if a space of them is given, through the inner loop.
@@ -31,13 +32,14 @@ def maml(
         steps: of the inner loop; with 0 it is plain training on the queries.
         feed: what an inner step is given of the support, see `meta.inner`.
         space: the hyperparameters that are learned; those of the learner, fixed, if None.
+        at_once: how many tasks are computed side by side, see `outer`.
         options: `at`, which hyperparameters hold at a step (with `inner.per_step` they have a leading axis of steps),
             and `levels` and `unroll` of `inner.loop`.
 
     `adapt` is `(key, state, support, steps=steps) -> state of the learner`.
     Metrics: "meta/loss", of the queries after adaptation, and those of `outer`.
     """
-    return _unrolled(inner_loop(learner, steps=steps, feed=feed, space=space, **options), optimiser)
+    return _unrolled(inner_loop(learner, steps=steps, feed=feed, space=space, **options), optimiser, at_once)
 
 
 def tuned(
@@ -48,6 +50,7 @@ def tuned(
     feed: Feed,
     space: Space,
     params: Params | None = None,
+    at_once: int | None = None,
     **options: Any,
 ) -> MetaLearner:
     """Learn hyperparameters alone, by the gradient through the inner loop; a task begins at `params`, or fresh ones.
@@ -62,11 +65,17 @@ def tuned(
         return learner.init(hyper, key, params if given is None else given)
 
     inner = inner_loop(learner._replace(init=init), steps=steps, feed=feed, space=space, **options)
-    return _unrolled(inner._replace(start=lambda key: inner.start(key)._replace(params=None)), optimiser)
+    return _unrolled(inner._replace(start=lambda key: inner.start(key)._replace(params=None)), optimiser, at_once)
 
 
 def fomaml(
-    learner: Learner, optimiser: optax.GradientTransformation, *, steps: int, feed: Feed, unroll: int = 1
+    learner: Learner,
+    optimiser: optax.GradientTransformation,
+    *,
+    steps: int,
+    feed: Feed,
+    unroll: int = 1,
+    at_once: int | None = None,
 ) -> MetaLearner:
     """Learn an initialisation by the query's gradient where the inner loop ends: MAML without second derivatives.
 
@@ -85,10 +94,10 @@ def fomaml(
         loss, slope = jax.value_and_grad(judged)(learner.get_params(state))
         return Learned(slope), {"meta/loss": loss}
 
-    return outer(inner, gradient, optimiser)
+    return outer(inner, gradient, optimiser, at_once=at_once)
 
 
-def _unrolled(inner: Inner, optimiser: optax.GradientTransformation) -> MetaLearner:
+def _unrolled(inner: Inner, optimiser: optax.GradientTransformation, at_once: int | None) -> MetaLearner:
     def gradient(key: Key, learned: Learned, task: Task) -> tuple[Learned, Metrics]:
         adapt_key, loss_key = jax.random.split(key)
 
@@ -98,4 +107,4 @@ def _unrolled(inner: Inner, optimiser: optax.GradientTransformation) -> MetaLear
         loss, slope = jax.value_and_grad(judged)(learned)
         return slope, {"meta/loss": loss}
 
-    return outer(inner, gradient, optimiser)
+    return outer(inner, gradient, optimiser, at_once=at_once)

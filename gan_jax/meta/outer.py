@@ -13,6 +13,7 @@ from gan_jax.meta import hyper as hypers
 from gan_jax.meta import inner
 from gan_jax.meta.hyper import Space
 from gan_jax.meta.inner import At, Feed
+from gan_jax.rules.gradients import check
 
 
 class Learned(NamedTuple):
@@ -83,23 +84,41 @@ def inner_loop(
     return Inner(start, adapt, loss)
 
 
+def mapped(function: Callable[..., Any], *stacked: Any, at_once: int | None) -> Any:
+    """Map a function over the leading axis of its arguments, so many at once, one batch after another; all if None."""
+    if at_once is None:
+        return jax.vmap(function)(*stacked)
+    # A batch of one is none: batched products are slower.
+    return jax.lax.map(lambda each: function(*each), stacked, batch_size=at_once if at_once > 1 else None)
+
+
 def outer(
     inner: Inner,
     gradient: Callable[[Key, Learned, Task], tuple[Learned, Metrics]],
     optimiser: optax.GradientTransformation,
+    *,
+    at_once: int | None = None,
 ) -> MetaLearner:
     """Make a meta-learner of the gradient that one task gives.
 
     Args:
         inner: where an adaptation begins, and how it goes on.
-        gradient: `(key, learned, task) -> (gradient, metrics)` of one task. It is vmapped over tasks, each with a key
+        gradient: `(key, learned, task) -> (gradient, metrics)` of one task. It is mapped over tasks, each with a key
             of its own, and the mean is what the optimiser is given. A task whose inner loop diverged has no gradient:
             one that is not finite is left out, and "meta/diverged" counts it.
         optimiser: of the outer loop.
+        at_once: how many tasks are computed side by side, under one vmap, while the others wait; all if None. Numbers
+            stay the same up to rounding and memory grows with it. Accelerators want all. On a CPU what one task of a
+            convolutional network keeps stays in the caches, and one at a time is faster.
+
+    Raises:
+        ValueError: if `at_once` is no whole number of at least 1.
 
     Metrics: those of the tasks, averaged, "meta/slope", the norm of the mean gradient, and "meta/diverged", the share
     of the tasks that are in none of these means.
     """
+    if at_once is not None:
+        check(at_once=at_once)
 
     def init(key: Key) -> MetaState:
         learned: Any = inner.start(key)
@@ -107,7 +126,7 @@ def outer(
 
     def meta_step(key: Key, state: MetaState, tasks: Task) -> tuple[MetaState, Metrics]:
         keys = jax.random.split(key, len(jax.tree.leaves(tasks)[0]))
-        result = jax.vmap(gradient, in_axes=(0, None, 0))(keys, state.learned, tasks)
+        result = mapped(lambda key, task: gradient(key, state.learned, task), keys, tasks, at_once=at_once)
         stay = jnp.stack([jnp.isfinite(leaf).all(axis=range(1, leaf.ndim)) for leaf in jax.tree.leaves(result)]).all(0)
 
         def mean(x: Array) -> Array:

@@ -10,7 +10,13 @@ from gan_jax.meta.outer import Learned, inner_loop, outer
 
 
 def reptile(
-    learner: Learner, optimiser: optax.GradientTransformation, *, steps: int, feed: Feed, unroll: int = 1
+    learner: Learner,
+    optimiser: optax.GradientTransformation,
+    *,
+    steps: int,
+    feed: Feed,
+    unroll: int = 1,
+    at_once: int | None = None,
 ) -> MetaLearner:
     """Learn an initialisation whose gradient is φ − φ', with φ' where the inner loop from φ ends.
 
@@ -27,4 +33,4 @@ def reptile(
         way = jax.tree.map(jnp.subtract, learned.params, adapted)
         return Learned(way), {"meta/distance": optax.tree.norm(way)}
 
-    return outer(inner, gradient, optimiser)
+    return outer(inner, gradient, optimiser, at_once=at_once)
