@@ -5,42 +5,56 @@ Result: about 1,900 outer steps a second on two AMD EPYC cores: 46 times learn2l
     times those of torch.func (docs/maml_speed/report.md)
 Cost: two minutes
 
-The work is that of `sinusoid_maml`: 25 sinusoids of 10 shots, a perceptron 40-40, one inner step, second order, Adam
+Two works. That of `sinusoid_maml`: 25 sinusoids of 10 shots, a perceptron 40-40, one inner step, second order, Adam
 outside; tasks are drawn anew in each step. learn2learn, TorchOpt and higher run as their users run them, one task after
-another; torch.func maps over tasks. PYTHON is that of an environment with these libraries
-(`experiments/peers/maml_torch.py`). Rounds alternate, and rates are medians over rounds.
+another; torch.func maps over tasks. And that of `omniglot_maml_gan`: ten steps of a DCGAN with R1 for 8 characters, by
+MAML of second order. There torch.func maps over tasks with PyTorch's convolutions, or with products over patches, or
+takes one task after another. Ours is run as it is published, with rematerialisation, and without. A test holds both
+sides to the same loss and gradients (tests/meta/test_peers.py).
+
+PYTHON is that of an environment with these libraries (`experiments/peers`). Rounds alternate, and rates are medians
+over rounds. Let the machine be quiet: PyTorch's threads wait for each other.
 """
 
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_jax.base import Report, Study
+from gan_jax.base import Program, Report, Study
 from gan_jax.training import lookup, loop
 
-TITLES = {
+SINUSOID = {
     "learn2learn": "learn2learn",
     "torchopt": "TorchOpt",
     "higher": "higher",
     "functional": "torch.func, vmap over tasks",
 }
+GAN = {
+    "gan_vmap": "torch.func, vmap over tasks",
+    "gan_patches": "torch.func, vmap over tasks, patches",
+    "gan_loop": "torch.func, task by task",
+}
+ALONE = "alone"  # where no peer is asked for
+WORKS = {"sinusoid_maml": SINUSOID | {ALONE: "none"}, "omniglot_maml_gan": GAN}
+TITLES = SINUSOID | GAN | {ALONE: "none"}
+UNROLLED = "ours, no rematerialisation"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Who is compared, and for how long."""
 
-    peers: tuple[str, ...] = tuple(TITLES)
+    peers: tuple[str, ...] = tuple(SINUSOID | GAN)
     """The others; none measures this library alone."""
     rounds: int = 7
     """Turns of each."""
@@ -56,26 +70,40 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     if data is not None:
         raise ValueError(f"--data {data}: sinusoids are sampled, leave the option out")
     for name in config.peers:
-        if name not in TITLES:
-            raise ValueError(f"unknown peer {name!r}: there is {', '.join(TITLES)}")
+        if name not in SINUSOID | GAN:
+            raise ValueError(f"unknown peer {name!r}: there is {', '.join(SINUSOID | GAN)}")
     if config.rounds < 1 or not 0 < config.seconds < 600:
         raise ValueError(f"{config.rounds} rounds of {config.seconds} s: give 1 or more, of a positive time")
     python = os.environ.get("GAN_JAX_PEERS")
     if config.peers and not python:
         raise ValueError(f"GAN_JAX_PEERS is not set: name a Python that has {', '.join(config.peers)}")
     return Study(
-        cells={name: partial(cell, config, name, python) for name in config.peers or ("alone",)},
+        cells={name: partial(cell, config, name, python) for name in config.peers or (ALONE,)},
         report=partial(report, config),
     )
 
 
-Run = Any  # `steps -> seconds`
+class Runner(NamedTuple):
+    """Runs outer steps, a multiple of `unit`, and returns the seconds that they took."""
+
+    unit: int
+    run: Callable[[int], float]
 
 
-def ours() -> Run:
-    """Return what runs outer steps of this library, compiled."""
-    sinusoids = lookup.load(lookup.find("sinusoid_maml"))
-    program = sinusoids.program(sinusoids.Config(), sinusoids.meta_learner(sinusoids.Config(), "maml"), 10)
+def sinusoid() -> Runner:
+    """Return what runs outer steps on sinusoids, compiled."""
+    parts = lookup.load(lookup.find("sinusoid_maml"))
+    return ours(parts.program(parts.Config(), parts.meta_learner(parts.Config(), "maml"), 10))
+
+
+def adversarial(levels: int) -> Runner:
+    """Return what runs outer steps through a GAN, on the embedded digits: their number is what counts."""
+    parts = lookup.load(lookup.find("omniglot_maml_gan"))
+    return ours(parts.build(parts.Config(method="maml", levels=levels), "digits"))
+
+
+def ours(program: Program) -> Runner:
+    """Return what runs outer steps of a program, compiled."""
     key = jax.random.key(0)
     chunk = loop.compile_chunk(program, program.chunk)
     state, done = loop.init(program, key), jnp.int32(0)
@@ -89,13 +117,13 @@ def ours() -> Run:
         return time.perf_counter() - start
 
     run(program.chunk)  # which compiles
-    return run
+    return Runner(program.chunk, run)
 
 
 @contextmanager
-def theirs(name: str, python: str) -> Iterator[Run]:
+def theirs(name: str, python: str) -> Iterator[Runner]:
     """Run a peer in a process of its own."""
-    script = Path(__file__).parent / "peers" / "maml_torch.py"
+    script = Path(__file__).parent / "peers" / ("maml_gan_torch.py" if name in GAN else "maml_torch.py")
     with subprocess.Popen(
         [python, str(script), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -110,59 +138,66 @@ def theirs(name: str, python: str) -> Iterator[Run]:
 
         if process.stdout.readline().strip() != "ready":
             raise ValueError(f"{python} cannot run {name}: {process.stderr.read().strip().splitlines()[-1]}")
-        ask(3)  # warm
+        ask(1)  # warm
         try:
-            yield ask
+            yield Runner(1, ask)
         finally:
             process.stdin.close()
 
 
 def cell(config: Config, name: str, python: str | None, directory: Path) -> Mapping[str, Any]:
     """Measure ours and a peer in turns, in outer steps a second."""
-    mine = ours()
-    if name == "alone":
-        return {"ours": _rates(config, {"ours": mine}, 500)["ours"]}
+    if name == ALONE:
+        return _rates(config, {"ours": sinusoid()})
+    mine = {"ours": adversarial(2), UNROLLED: adversarial(0)} if name in GAN else {"ours": sinusoid()}
     with theirs(name, str(python)) as other:
-        return _rates(config, {"ours": mine, "theirs": other}, 500)
+        return _rates(config, {**mine, "theirs": other})
 
 
-def _rates(config: Config, runs: Mapping[str, Run], least: int) -> dict[str, list[float]]:
+def _rates(config: Config, runs: Mapping[str, Runner]) -> dict[str, list[float]]:
     steps = {}
-    for who, run in runs.items():
-        unit = least if who == "ours" else 1
-        steps[who] = max(unit, round(config.seconds * unit / run(unit)))
-        steps[who] -= steps[who] % unit
+    for who, (unit, run) in runs.items():
+        steps[who] = unit * max(1, round(config.seconds / run(unit)))
     rates: dict[str, list[float]] = {who: [] for who in runs}
     for _ in range(config.rounds):
-        for who, run in runs.items():
-            rates[who].append(round(steps[who] / run(steps[who]), 2))
+        for who, runner in runs.items():
+            rates[who].append(round(steps[who] / runner.run(steps[who]), 3))
     return rates
 
 
 def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
     """Return the table of rates and of their ratios, and a figure."""
-    text = [
-        f"Outer steps a second, medians of {config.rounds} rounds in turns.",
-        "",
-        "| peer | theirs | ours, in turn with it | ratio |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for name, result in results.items():
-        mine, other = (np.median(result[who]) if who in result else np.nan for who in ("ours", "theirs"))
-        entries = ("", f"{mine:.0f}", "") if name == "alone" else (f"{other:.1f}", f"{mine:.0f}", f"{mine / other:.0f}")
-        text.append(f"| {TITLES.get(name, 'none')} | {' | '.join(entries)} |")
+    text = [f"Outer steps a second, medians of {config.rounds} rounds in turns.", ""]
+    for work, titles in WORKS.items():
+        rows = {name: result for name, result in results.items() if name in titles}
+        if not rows:
+            continue
+        text += [
+            f"### {work}",
+            "",
+            "| peer | theirs | ours, in turn with it | ratio |",
+            "| --- | ---: | ---: | ---: |",
+        ]
+        for name, result in rows.items():
+            medians = {who: np.median(rates) for who, rates in result.items()}
+            other = medians.pop("theirs", np.nan)
+            mine = ", ".join(f"{rate:.3g}" for rate in medians.values())
+            ratios = ", ".join(f"{rate / other:.2g}" for rate in medians.values() if other == other)
+            text.append(f"| {titles[name]} | {other:.3g} | {mine} | {ratios} |")
+        text.append("")
     return Report("\n".join(text), {"speed": _figure(results)} if results else {})
 
 
 def _figure(results: Mapping[str, Mapping[str, Any]]) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 3), layout="constrained")
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
     ax = figure.subplots()
     for place, result in enumerate(results.values()):
-        for who, colour in (("ours", "C0"), ("theirs", "C1")):
+        for who, colour in {"ours": "C0", UNROLLED: "C2", "theirs": "C1"}.items():
             ax.plot([place] * len(result.get(who, [])), result.get(who, []), "o", color=colour, alpha=0.6)
     ax.set(xticks=range(len(results)), yscale="log", ylabel="outer steps a second")
-    ax.set_xticklabels([TITLES.get(name, "alone") for name in results], fontsize=8)
-    ax.set_title("gan_jax (blue) and PyTorch's libraries (orange)", fontsize=10)
+    names = [TITLES[name].replace(", ", ",\n") for name in results]
+    ax.set_xticklabels(names, fontsize=7)
+    ax.set_title("gan_jax (blue; green without rematerialisation) and PyTorch's libraries (orange)", fontsize=10)
     return figure

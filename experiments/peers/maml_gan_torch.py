@@ -175,6 +175,7 @@ def check(path: str) -> None:
     """Print the outer loss and the gradients' squares for given numbers, by each way of convolving."""
     import numpy as np
 
+    torch.set_default_dtype(torch.float64)
     given = {name: torch.from_numpy(value) for name, value in np.load(path).items()}
     support, query, z = (given.pop(name) for name in ("support", "query", "latents"))
     found = {}

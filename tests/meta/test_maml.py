@@ -144,6 +144,20 @@ def test_equal_tasks_move_as_one_and_different_tasks_as_their_mean(name):
     np.testing.assert_allclose(moves[3], (moves[0] + moves[2]) / 2, atol=1e-12)
 
 
+@pytest.mark.parametrize("make", [maml, fomaml, reptile])
+def test_how_many_tasks_are_computed_at_once_changes_no_number(make):
+    w = jnp.asarray([0.5, -1.0])
+    tasks = [task([1.0, 2.0], [0.0, 1.0]), task([-1.0, 0.0], [3.0, 1.0]), task([0.0, 4.0], [-2.0, 2.0])]
+    moves = [
+        slope(make(quadratic(), optax.sgd(0.5), steps=3, feed=FEED, at_once=size), w, stacked(*tasks)).params
+        for size in (None, 1, 2, 3)
+    ]
+    assert np.abs(moves[0]).min() > 0.01
+    np.testing.assert_allclose(moves[1:], [moves[0]] * 3, atol=1e-12)
+    with pytest.raises(ValueError, match="at_once=0 is not a whole number of at least 1"):
+        make(quadratic(), optax.sgd(0.5), steps=3, feed=FEED, at_once=0)
+
+
 @pytest.mark.parametrize("name", metas(quadratic()))
 def test_a_task_without_a_finite_gradient_is_left_out_and_counted(name):
     meta, w = metas(quadratic())[name], jnp.asarray([0.5, -1.0])
