@@ -1,4 +1,4 @@
-"""The command line: gan-jax list, train, sample, evaluate, diagnose, adapt.
+"""The command line: gan-jax list, train, sample, evaluate, diagnose, adapt, launch.
 
 Exit codes: 0 done; 2 the input is wrong (one line says how, and nothing was written); 3 stopped by
 an alarm; 4 the environment failed; 75 interrupted, resume with the same command and --resume.
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
-from gan_jax.cli import adapting, models, process
+from gan_jax.cli import adapting, launching, models, process
 from gan_jax.cli.training import train
 from gan_jax.cli.words import Adapt, Diagnose, Evaluate, List, Sample, Train, parse
 from gan_jax.training import lookup
@@ -43,7 +43,12 @@ def _command(argv: list[str]) -> Callable[[], int]:
         "evaluate": Evaluate,
         "diagnose": Diagnose,
         "adapt": Adapt,
+        "launch": launching.Launch,
     }
+    after: list[str] = []
+    if argv[:1] == ["launch"] and "--" in argv:  # what follows is for gan-jax train, on the machines
+        cut = argv.index("--")
+        argv, after = argv[:cut], argv[cut + 1 :]
     match argv:
         case ["train", name, *words] if not name.startswith("-"):
             # Its fields are known only now, so it has a parser of its own.
@@ -63,6 +68,8 @@ def _command(argv: list[str]) -> Callable[[], int]:
             return lambda: models.diagnose(command)
         case Adapt() as command:
             return lambda: adapting.adapt(command)
+        case launching.Launch() as command:
+            return lambda: launching.launch(command, after)
     return _list
 
 
