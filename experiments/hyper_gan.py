@@ -73,11 +73,11 @@ class Config:
 
     methods: tuple[str, ...] = tuple(TITLES)
     """The rows."""
-    trials: int = 5
+    trials: int = 3
     """Seeds of each, in one program where it learns."""
     horizon: int = 100
     """Updates of a GAN that are learned for; ten times as many are tested besides."""
-    updates: int = 300
+    updates: int = 200
     """Outer steps of the gradient through the whole horizon; what the others may do follows from their cost."""
     tasks: int = 16
     """Tasks in an outer step, and pairs of perturbations."""
