@@ -41,6 +41,7 @@ LONG = "scratch-long"  # scratch, for as many steps as `long` says
 COMPONENTS = 64  # of features
 FITTED = 5000  # images that the components are those of
 SHOWN = 3  # classes in the figure
+TESTING, CHOOSING = 1, 2  # places from the end of a seed's keys, whose beginning is that of training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,41 +148,46 @@ def cell(config: Config, data: images.Images, row: str, seed: int, directory: Pa
 
     measure = measurer(data)
 
-    def judged(classes: Grouped, shots: int, place: int, multiple: float) -> tuple[FewShot | None, Any, Any]:
-        """What a multiple comes to, None where it diverges; samples and supports."""
+    def judged(classes: Grouped, shots: int, place: int, multiple: float) -> tuple[FewShot | None, np.ndarray]:
+        """What a multiple comes to, None where it diverges, and the samples."""
         draw_key, adapt_key = jax.random.split(jax.random.fold_in(key, 2**32 - place))
         support, query = parted(classes, shots, draw_key)
         samples = np.asarray(adapted(state, adapt_key, support, multiple))
-        return measure(samples, query, support) if np.isfinite(samples).all() else None, samples, support
+        return measure(samples, query, support) if np.isfinite(samples).all() else None, samples
 
     def tested(shots: int) -> dict[str, Any]:
         seen, unseen = few(divided.train, config.choosing), few(divided.held_out, config.classes)
 
         def tried(multiple: float) -> float:
-            found, _, _ = judged(seen, shots, 2, multiple)
+            found, _ = judged(seen, shots, CHOOSING, multiple)
             return found.kid if found else np.inf
 
         best = min(config.multiples, key=tried)
         start = time.monotonic()
-        found, samples, support = judged(unseen, shots, 1, best)
+        found, samples = judged(unseen, shots, TESTING, best)
         if found is None:
             return {"stopped": f"diverges at {best:g} of its rates"}
         rounded = {name: round(value, 5) for name, value in found._asdict().items()}
-        shown = {"support": _levels(support), "samples": _levels(samples)}
-        return {**rounded, "multiple": best, "seconds": round(time.monotonic() - start, 1), "shown": shown}
+        shown = {"shown": _levels(samples)} if seed == 0 else {}
+        return {**rounded, "multiple": best, "seconds": round(time.monotonic() - start, 1), **shown}
 
     judgements = {str(shots): tested(shots) for shots in config.support_sizes}
     return {"updates": updates, "learning_seconds": round(learning, 1), **judgements}
 
 
 def real(config: Config, data: images.Images, directory: Path) -> Mapping[str, Any]:
-    """Measure real images of the unseen classes against others: what a perfect generator would come to."""
+    """Measure real images of the unseen classes against others: what a perfect generator would come to.
+
+    The support is that of the first seeds, and is what the figure shows of it.
+    """
     chosen, measure = few(episodes.divide(data).held_out, config.classes), measurer(data)
+    draw_key, _ = jax.random.split(jax.random.fold_in(jax.random.key(0), 2**32 - TESTING))
 
     def halves(shots: int) -> dict[str, Any]:
-        support, query = parted(chosen, shots, jax.random.key(0))
+        support, query = parted(chosen, shots, draw_key)
         half = query.shape[1] // 2
-        return measure(query[:, :half], query[:, half:], support)._asdict()
+        found = measure(query[:, :half], query[:, half:], support)
+        return {**found._asdict(), "shown": _levels(support)}
 
     return {str(shots): halves(shots) for shots in config.support_sizes}
 
@@ -250,7 +256,7 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
         text.append("")
     shown = {
         f"{name}-{shots}-{row}": result[str(shots)]["shown"]
-        for name, shots, row in itertools.product(config.sets, config.support_sizes, rows_of(config))
+        for name, shots, row in itertools.product(config.sets, config.support_sizes, ("real", *rows_of(config)))
         if "shown" in (result := results.get(f"{name}-{row}-0", {})).get(str(shots), {})
     }
     return Report("\n".join(text), {"samples": _figure(config, shown)} if shown else {})
@@ -277,21 +283,18 @@ def _entry(values: list[float]) -> str:
     return f"{np.mean(values):.3f} ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.3f}"
 
 
-def _figure(config: Config, shown: Mapping[str, Mapping[str, Any]]) -> Any:
+def _figure(config: Config, shown: Mapping[str, list[Any]]) -> Any:
     from matplotlib.figure import Figure
 
     tables = [f"{name}-{shots}" for name, shots in itertools.product(config.sets, config.support_sizes)]
-    rows = [row for row in rows_of(config) if any(f"{table}-{row}" in shown for table in tables)]
-    figure = Figure(figsize=(1.6 * (len(rows) + 1), 1.5 * len(tables)), layout="constrained")
-    axes = figure.subplots(len(tables), len(rows) + 1, squeeze=False)
+    rows = [row for row in ("real", *rows_of(config)) if any(f"{table}-{row}" in shown for table in tables)]
+    figure = Figure(figsize=(1.6 * len(rows), 1.5 * len(tables)), layout="constrained")
+    axes = figure.subplots(len(tables), len(rows), squeeze=False)
     for table, line in zip(tables, axes, strict=True):
-        supports = [shown[f"{table}-{row}"]["support"] for row in rows if f"{table}-{row}" in shown]
-        pictures = {"support": supports[0] if supports else None}
-        pictures |= {row: shown.get(f"{table}-{row}", {}).get("samples") for row in rows}
-        for ax, (row, levels) in zip(line, pictures.items(), strict=True):
+        for ax, row in zip(line, rows, strict=True):
             ax.set_axis_off()
-            ax.set_title(f"{table}\n{row}", fontsize=7)
-            if levels is not None:
+            ax.set_title(f"{table}\n{'support' if row == 'real' else row}", fontsize=7)
+            if levels := shown.get(f"{table}-{row}"):
                 tiles = np.array(levels)  # [classes, samples, H, W]
                 ax.imshow(np.concatenate([np.concatenate(list(tile), axis=1) for tile in tiles]), cmap="gray")
     return figure
