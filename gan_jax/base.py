@@ -82,10 +82,16 @@ class Game(NamedTuple):
 
     Penalties are apart so that a rule can add one every n-th step, times n. A penalty is called
     with the key of the loss that it is added to: it sees the same fakes.
+
+    axis_name: of the mapped axis along whose devices the batch is divided; None where the batch is all there is.
+        Each device calls the losses on its own share, with keys of its own, and gradients are means over the axis.
+    slices: into how many parts a batch is cut that are differentiated one after another; gradients are their means.
     """
 
     losses: Pair[Loss]
     penalties: Pair[Loss | None] = Pair(None, None)
+    axis_name: str | None = None
+    slices: int = 1
 
 
 class Point(NamedTuple):
@@ -149,6 +155,25 @@ class MetaLearner(NamedTuple):
     init: Callable[[Key], State]
     meta_step: Callable[[Key, State, Task], tuple[State, Metrics]]
     adapt: Callable[..., Any]
+
+
+class Environment(NamedTuple):
+    """A distribution of tasks to act in; every function is of one of them, pure, and vmapped by the caller.
+
+    draw: `key -> parameters` of a task.
+    reset: `(key, parameters) -> (observation [D], state)`, the beginning of an episode.
+    step: `(key, parameters, state, action) -> (observation [D], state, reward, done)`. An action is int32 [heads],
+        the reward a floating and `done` a boolean scalar. What follows the end of an episode is the caller's.
+    choices: of how many each head of an action chooses. observation: the width D, which may be 0.
+    horizon: how many steps an episode has at most.
+    """
+
+    draw: Callable[[Key], Any]
+    reset: Callable[[Key, Any], tuple[Array, State]]
+    step: Callable[[Key, Any, State, Array], tuple[Array, State, Array, Array]]
+    choices: tuple[int, ...]
+    observation: int
+    horizon: int
 
 
 class Batches(NamedTuple):
