@@ -1,0 +1,556 @@
+"""RL² in control of GAN training, beside the ways in which people tune it: fixed, scheduled, searched for, evolved.
+
+Command: gan-jax train gan_control_rl2
+Result: none yet
+Cost: not measured as a whole; a step of RL² of 64 trials, 64,000 updates of GANs, takes 18.5 s of a core of an AMD
+    EPYC, and 12 million updates, the budget of a row that learns, about an hour
+
+A GAN is trained on an unseen task in ten pieces, before each of which a tuner turns both rates, beta1, R1's weight and
+the number of discriminator steps, down, up or not at all. It sees what a practitioner does: losses, outputs,
+saturation, accuracy, the sizes of the gradients and their ratio, its own numbers, the last score and the progress; it
+is rewarded by what the score falls by, an energy distance of samples to points that the GAN has not seen. RL² (Duan et
+al. 2016, arXiv 1611.02779) has two episodes in a task, the first to find out.
+
+Mixtures are learned from random shapes of two to five modes, and tested on others (set "alike") and on ten narrow modes
+(set "crowded"). Digits, which are learned from seven classes and tested on the three others, are images: a row of them
+takes hundreds of times as long.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+from scipy import stats
+
+from gan_jax import fewshot, latents, objectives, penalties, rules
+from gan_jax.base import Batch, Environment, Hyper, Key, Metrics, Pair, Program, Report, Study, Task
+from gan_jax.data import episodes as classes_of
+from gan_jax.data import images
+from gan_jax.diagnostics.gradients import gradients
+from gan_jax.gan import GAN, GANState, adam, gan
+from gan_jax.meta import control, inner, rl2, tasks, tuners
+from gan_jax.meta.control import Dial, Panel, Start
+from gan_jax.meta.environments import Agent, trial
+from gan_jax.meta.tuners import Tuner
+from gan_jax.networks import dcgan, mlp
+from gan_jax.training import studies
+
+TITLES = {
+    "constant": "defaults",
+    "cosine": "cosine decay of the rates",
+    "balance": "discriminator's rate by the losses' gap",
+    "given": "learned numbers",
+    "random": "random search",
+    "grid": "grid",
+    "population": "population-based training",
+    "schedule": "linear policy, by evolution",
+    "rl2": "RL²",
+}
+LEARNED = ("schedule", "rl2")
+FIRST = "RL², first episode"
+# Of an energy distance: less is noise, and more is nothing that trains.
+LIMITS = {"mixtures": (1e-3, 5.0), "digits": (1e-2, 100.0)}
+BALANCED = "rates.discriminator"
+RATES = ("rates.generator", BALANCED)
+LOSSES = Pair("generator/loss", "discriminator/loss")
+CHOOSE, TEST = np.uint32(2**32 - 2), np.uint32(2**32 - 1)  # folded into a key, where training folds in the step
+RESAMPLES = 2000
+
+
+class Numbers(NamedTuple):
+    """What is tuned: both rates, beta1, R1's weight, and how many steps of the discriminator count."""
+
+    rates: Pair[float]
+    beta1: float
+    penalty: float
+    d_steps: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is compared, on what, and for how long."""
+
+    sets: tuple[str, ...] = ("mixtures",)
+    """Of "mixtures" and "digits"."""
+    tuners: tuple[str, ...] = tuple(name for name in TITLES if name != "given")
+    """The rows; "given" is trained at the numbers in `given`."""
+    given: tuple[float, ...] = ()
+    """Both rates, beta1, R1's weight and discriminator steps, such as hyper_gan has learned."""
+    updates: int = 50
+    """Updates of a GAN before a tuner acts again."""
+    horizon: int = 10
+    """Actions in a training."""
+    episodes: int = 2
+    """Trainings on a task that RL² has."""
+    budget: int = 12_000_000
+    """Updates of GANs that RL² and the linear policy learn from."""
+    hidden: int = 32
+    """Width of RL²'s memory."""
+    trials: int = 64
+    """Trials played in a step of RL², and pairs in one of evolution."""
+    rate: float = 3e-3
+    """Adam's rate of RL², which falls linearly to zero."""
+    entropy: float = 0.01
+    """Weight of the policy's entropy, which falls linearly to zero."""
+    evolution_rate: float = 0.05
+    """Adam's rate of evolution."""
+    drawn: bool = False
+    """Whether a training begins at numbers drawn between the bounds, and not at the defaults."""
+    grid: tuple[int, ...] = (4, 4, 2, 2)
+    """Points of both rates, of beta1 and of R1's weight; random search has as many in all."""
+    members: int = 16
+    """Of a population."""
+    gains: tuple[float, ...] = (0.1, 0.3, 1.0)
+    """Of the controller of the losses' gap, which chooses on tasks to learn from."""
+    tested: int = 20
+    """Unseen tasks of each set; as many others choose the gain."""
+    d_steps: int = 3
+    """The most steps of the discriminator; all are computed, however many count."""
+    shots: int = 256
+    """Points that a GAN is trained on; an eighth as many images."""
+    points: int = 256
+    """Points that score; an eighth as many images. As many samples of either."""
+    batch: int = 64
+    """Examples in a batch."""
+    widths: tuple[int, ...] = (32, 32)
+    """Hidden layers of both networks on mixtures."""
+    width: int = 8
+    """Channels of the finest features on images."""
+
+
+SMALLEST = Config(
+    tuners=("constant", "rl2"),
+    updates=1,
+    horizon=2,
+    budget=16,
+    hidden=2,
+    trials=4,
+    grid=(2, 1, 1, 1),
+    tested=2,
+    d_steps=1,
+    shots=4,
+    points=4,
+    batch=2,
+    widths=(3,),
+)
+
+
+class Family(NamedTuple):
+    """A GAN and the tasks on which it is controlled.
+
+    judge: what scores the GAN. limits: of the score. panel: its dials. watch: how its metrics are seen.
+    environments: the tasks to learn from, "train", and those of each set that is tested on.
+    """
+
+    judge: fewshot.Judge
+    limits: tuple[float, float]
+    panel: Panel
+    watch: Mapping[str, Callable[[Array], Array]]
+    environments: Mapping[str, Environment]
+
+
+def build(config: Config, data: str | None = None, data_dir: str | None = None) -> Study:
+    """Return the study: a cell for each tuner and set."""
+    if data is not None:
+        raise ValueError(f"--data {data}: name the sets by --sets, and leave the option out")
+    for what, names, known in (("set", config.sets, FAMILIES), ("tuner", config.tuners, TITLES)):
+        for name in names:
+            if name not in known:
+                raise ValueError(f"unknown {what} {name!r}: there is {', '.join(known)}")
+    if ("given" in config.tuners) != (len(config.given) == 5):
+        raise ValueError(f"given={config.given}: give five numbers where, and only where, 'given' is a row")
+    if config.tested < 2 or config.trials % 4 or config.trials < 4:
+        raise ValueError(f"{config.tested} tasks and {config.trials} trials: give 2 or more, and a multiple of 4")
+    if len(config.grid) != 4 or min(config.grid) < 1:
+        raise ValueError(f"grid={config.grid}: give the points of both rates, beta1 and R1, 1 or more of each")
+    return Study(
+        cells={
+            f"{family}-{name}": partial(cell, config, family, name) for family in config.sets for name in config.tuners
+        },
+        report=partial(report, config),
+    )
+
+
+def assemble(config: Config, networks: Pair, latent: int) -> GAN:
+    """Return the GAN whose numbers are tuned."""
+    return gan(
+        networks,
+        latents.normal(latent),
+        hyper=Numbers(Pair(1e-3, 1e-3), 0.5, 0.1, 1.0),
+        objective=lambda hyper: objectives.non_saturating(0.0),
+        penalty=lambda hyper: penalties.r1(hyper.penalty),
+        rule=lambda hyper: rules.alternating(adam(hyper), d_steps=config.d_steps, active=hyper.d_steps),
+        ema=0.0,
+    )
+
+
+def mixtures(config: Config) -> Family:
+    """Return small perceptrons on mixtures in the plane."""
+    model = assemble(
+        config,
+        Pair(mlp.generator(2, (2,), widths=config.widths), mlp.discriminator((2,), widths=config.widths, dropout=0.0)),
+        2,
+    )
+    shots = (config.shots, config.points)
+    kinds = [tasks.blobs(*shots, modes=modes, std=(0.05, 0.3)) for modes in (2, 3, 4, 5)]
+
+    def draw(_: Any, key: Key) -> Task:
+        kind_key, task_key = jax.random.split(key)
+        kind = jax.random.randint(kind_key, (), 0, len(kinds))
+        return lax.switch(kind, [partial(each.draw, each.arrays) for each in kinds], task_key)
+
+    alike = tasks.Tasks({}, draw)
+    crowded = tasks.blobs(*shots, modes=10, std=(0.03, 0.1))
+    sets = {"train": alike, "alike": alike, "crowded": crowded}
+    return controlled(config, model, sets, config.points, LIMITS["mixtures"])
+
+
+def digits(config: Config) -> Family:
+    """Return a small DCGAN on the classes of the embedded digits."""
+    shots, points = max(2, config.shots // 8), max(2, config.points // 8)
+    divided = classes_of.divide(images.load("digits"))
+    model = assemble(
+        config,
+        Pair(
+            dcgan.generator(32, 28, 1, width=config.width, norm="layer"),
+            dcgan.discriminator(28, 1, width=config.width, normalise=False),
+        ),
+        32,
+    )
+    sets = {
+        "train": tasks.classes(divided.train, shots, points),
+        "unseen classes": tasks.classes(divided.held_out, shots, points),
+    }
+    return controlled(config, model, sets, points, LIMITS["digits"], fewshot.scales)
+
+
+FAMILIES = {f.__name__: f for f in (mixtures, digits)}
+
+
+def controlled(
+    config: Config,
+    model: GAN,
+    sets: Mapping[str, tasks.Tasks],
+    points: int,
+    limits: tuple[float, float],
+    features: Callable[[Array], Array] | None = None,
+) -> Family:
+    """Return the environments in which a GAN is trained."""
+    rate, most = Dial(1e-4, 3e-2), float(config.d_steps)
+    steps = Dial(1.0, most, 1.0, log=False) if most > 1 else None
+    dials: Any = (Pair(rate, rate), Dial(0.0, 0.9, 0.2, log=False), Dial(1e-3, 10.0, 3.0), steps)
+    panel = control.panel(model.hyper, Numbers(*dials))
+
+    def probe(hyper: Hyper, key: Key, state: GANState, batch: Batch) -> Metrics:
+        first = jax.tree.map(lambda x: x[0], batch)
+        return gradients(model.game(hyper), key, state.point, first)
+
+    shares = ("discriminator/real", "discriminator/fake", "discriminator/accuracy")
+    watch = {
+        **dict.fromkeys(LOSSES, jax.nn.soft_sign),
+        **dict.fromkeys((*shares, "generator/saturated", "discriminator/saturated"), lambda share: 2 * share - 1),
+        **dict.fromkeys(
+            ("generator/gradient", "discriminator/gradient", "generator/gradient_ratio"),
+            lambda size: jnp.tanh(0.3 * jnp.log(size + 1e-6)),
+        ),
+    }
+    judge = fewshot.distance(model, points, features=features)
+    make = partial(
+        control.control,
+        model.learner(judge),
+        score=judge,
+        watch=watch,
+        actions=panel,
+        updates=config.updates,
+        horizon=config.horizon,
+        feed=inner.resampled(config.d_steps, config.batch),
+        limits=limits,
+        start=partial(control.anywhere, panel) if config.drawn else None,
+        probe=probe,
+    )
+    return Family(judge, limits, panel, watch, {name: make(tasks=each) for name, each in sets.items()})
+
+
+def cell(config: Config, family: str, name: str, directory: Path) -> Mapping[str, Any]:
+    """Learn what a row has to learn, and let it tune GANs on the unseen tasks of each set."""
+    parts, start = FAMILIES[family](config), time.monotonic()
+    row = learn(config, parts, name, directory)
+    if isinstance(row, dict):
+        return row
+    learning = time.monotonic() - start
+    tested = test(config, parts, name, row.tuner)
+    seconds = {"learning": round(learning, 1), "testing": round(time.monotonic() - start - learning, 1)}
+    return {"tested": tested, "task": per_task(config, name), "before": row.spent, "seconds": seconds, **row.record}
+
+
+class Row(NamedTuple):
+    """A tuner; None where it is a search. Updates of GANs that it was learned from, and what is kept of it."""
+
+    tuner: Tuner | None
+    spent: int
+    record: Mapping[str, Any] = {}  # read only
+
+
+def learn(config: Config, parts: Family, name: str, directory: Path) -> Row | dict[str, Any]:
+    """Return a row's tuner; in its place what stopped its learning."""
+    if name in ("constant", "cosine", "given"):
+        given = jnp.array(config.given) if name == "given" else None
+        decay = tuners.cosine(parts.panel, RATES, config.horizon)
+        return Row(decay if name == "cosine" else tuners.constant(given), 0)
+    if name == "balance":
+        return balanced(config, parts)
+    if name not in LEARNED:
+        return Row(None, 0)
+    environment = trial(parts.environments["train"], config.episodes if name == "rl2" else 1)
+    each = environment.horizon * config.updates * config.trials * (2 if name == "schedule" else 1)
+    steps = max(1, round(config.budget / each))
+    program, read = learner(config, environment, name, steps)
+    every = max(program.chunk, steps // 20)
+    trained = studies.train(program, jax.random.key(0), directory, steps=steps, every=every)
+    if trained.stop:
+        return {"updates": trained.step, "stopped": trained.stop.reason}
+    weights = read(trained.state)
+    record = {
+        "weights": jax.tree.map(lambda x: np.round(np.asarray(x, float), 6).tolist(), weights._asdict()),
+        "signature": control.signature(parts.panel, parts.watch)._asdict(),
+    }
+    return Row(tuners.of_agent(controller(config, parts, name, record), trial=True), steps * each, record)
+
+
+def learner(
+    config: Config, environment: Environment, name: str, steps: int
+) -> tuple[Program, Callable[[Any], NamedTuple]]:
+    """Return the program that learns a policy, and what reads its weights off a state."""
+    if name == "schedule":
+        optimiser = optax.adam(config.evolution_rate)
+        return tuners.schedule(environment, optimiser, pairs=config.trials, steps=steps), lambda state: state[0]
+    options = rl2.Config(
+        hidden=config.hidden,
+        trials=config.trials,
+        trace=0.9,
+        entropy_weight=optax.linear_schedule(config.entropy, 0.0, steps),
+    )
+    rate = optax.linear_schedule(config.rate, 0.0, steps * options.epochs * options.minibatches)
+    mine = rl2.rl2(environment, optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate)), options)
+    return rl2.program(mine, steps=steps), lambda state: state.params
+
+
+def controller(config: Config, parts: Family, name: str, record: Mapping[str, Any]) -> Agent:
+    """Return the agent that was recorded, which acts in trials.
+
+    Raises:
+        ValueError: it was trained for other observations or actions than these.
+    """
+    trained = control.Signature(**{kind: tuple(names) for kind, names in record["signature"].items()})
+    control.require_same(trained, control.signature(parts.panel, parts.watch))
+    environment = trial(parts.environments["train"], config.episodes)
+    weights = {part: jnp.asarray(value) for part, value in record["weights"].items()}
+    if name == "schedule":
+        return tuners.linear_agent(environment, tuners.Linear(**weights))
+    return rl2.rl2(environment, optax.identity(), rl2.Config(hidden=len(weights["value"]))).agent(
+        rl2.Weights(**weights)
+    )
+
+
+def balanced(config: Config, parts: Family) -> Row:
+    """Return the controller of the losses' gap, at the best of its gains on tasks to learn from."""
+    environment = parts.environments["train"]
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), CHOOSE), config.tested)
+
+    def final(tuner: Tuner) -> float:
+        def one(key: Key) -> Array:
+            draw_key, run_key = jax.random.split(key)
+            return tuners.follow(environment, tuner, run_key, environment.draw(draw_key)).score[-1, -1]
+
+        return float(jax.jit(jax.vmap(one))(keys).mean())
+
+    made = {gain: tuners.balance(parts.panel, BALANCED, LOSSES, gain) for gain in config.gains}
+    best = min(made, key=lambda gain: final(made[gain]))
+    spent = len(made) * config.tested * config.horizon * config.updates
+    return Row(made[best], spent, {"gain": best})
+
+
+def per_task(config: Config, name: str) -> int:
+    """Return how many updates of GANs a row spends on a new task, the training that is scored included."""
+    count = {
+        "random": int(np.prod(config.grid)) + 1,
+        "grid": int(np.prod(config.grid)) + 1,
+        "population": config.members,
+        "rl2": config.episodes,
+    }
+    return count.get(name, 1) * config.horizon * config.updates
+
+
+def test(config: Config, parts: Family, name: str, tuner: Tuner | None) -> Mapping[str, Any]:
+    """Tune GANs on the unseen tasks of each set.
+
+    They are the same for all rows, and so is the luck of the training that is scored.
+    """
+    environment = parts.environments["train"]  # all differ in what they draw alone: one program serves them
+    panel = parts.panel
+    points = dict(zip((*RATES, "beta1", "penalty"), config.grid, strict=True))
+
+    def searched(key: Key, start: Start) -> Tuner:
+        draw_key, search_key = jax.random.split(key)
+        candidates = tuners.grid(panel, points)
+        if name == "random":
+            candidates = tuners.random(panel, draw_key, len(candidates))
+        return tuners.constant(tuners.search(environment, candidates, search_key, start).numbers)
+
+    def one(key: Key, start: Start) -> dict[str, Array]:
+        search_key, run_key = jax.random.split(key)
+        if name == "population":
+            found = tuners.population(environment, panel, run_key, start, config.members)
+            best = jnp.argmin(found.score[1:], axis=1)
+            numbers = jnp.take_along_axis(found.numbers, best[:, None, None], axis=1)[:, 0]
+            # The best is chosen by its score: what it comes to, other samples tell.
+            winner = jax.tree.map(lambda x: x[best[-1]], found.final)
+            again = parts.judge(control.hyper(panel, winner.numbers), search_key, winner.learner, start.task.query)
+            score = found.score.min(axis=1).at[-1].set(jnp.clip(again, *parts.limits))
+            return {"score": score[None], "numbers": numbers[None]}
+        mine = searched(search_key, start) if tuner is None else tuner
+        found = tuners.follow(environment, mine, run_key, start, config.episodes if name == "rl2" else 1)
+        return {"score": found.score, "numbers": found.numbers, "clipped": found.clipped}
+
+    # One task after another where each is many trainings.
+    mapped = jax.jit(jax.vmap(one) if tuner is not None else lambda *all_of: lax.map(lambda each: one(*each), all_of))
+    draw_key, run_key = jax.random.split(jax.random.fold_in(jax.random.key(0), TEST))
+    draw_keys, run_keys = (jax.random.split(key, config.tested) for key in (draw_key, run_key))
+    return {
+        title: described(parts, jax.tree.map(np.asarray, mapped(run_keys, jax.vmap(each.draw)(draw_keys))))
+        for title, each in parts.environments.items()
+        if title != "train"
+    }
+
+
+def described(parts: Family, found: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+    """Return what is kept of the trainings on the tasks of a set, episode by episode."""
+    rates = np.exp(np.log(found["numbers"][..., :2]).mean(axis=0))  # [E, L, 2], geometric means over tasks
+    return {
+        "score": np.round(found["score"].astype(float), 5).tolist(),  # [tested, E, L + 1]
+        "rates": [[[float(f"{rate:.4g}") for rate in step] for step in episode] for episode in rates],
+        "clipped": int(found["clipped"].sum()) if "clipped" in found else None,
+        "collapsed": int((found["score"][..., -1] >= parts.limits[1]).sum()),
+    }
+
+
+def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
+    """Return a table for each set, scores along training, and what tuners do to the rates."""
+    text, curves = [], {}
+    for family in config.sets:
+        done = {name: results.get(f"{family}-{name}", {}) for name in config.tuners}
+        titles = next((list(result["tested"]) for result in done.values() if "tested" in result), [])
+        for title in titles or ["pending"]:
+            rows = {}
+            for name, result in done.items():
+                if "tested" in result:
+                    rows |= rows_of(name, result, title)
+            text += [*table(config, f"{family}, {title}", done, rows), ""]
+            if rows:
+                curves[f"{family}, {title}"] = rows
+    return Report("\n".join(text), {"training": figure(config, curves)} if curves else {})
+
+
+class Line(NamedTuple):
+    """A row of a table: scores [tested, L + 1], mean rates [L, 2], updates on a new task and before it."""
+
+    score: np.ndarray
+    rates: np.ndarray
+    task: int
+    before: int
+
+
+def rows_of(name: str, result: Mapping[str, Any], title: str) -> dict[str, Line]:
+    """Return a cell's rows by their titles: RL² has two, of its first episode and its last."""
+    tested = result["tested"][title]
+    score, rates = np.array(tested["score"]), np.array(tested["rates"])
+    count = score.shape[1]
+    last = Line(score[:, -1], rates[-1], result["task"], result["before"])
+    first = {FIRST: Line(score[:, 0], rates[0], result["task"] // count, result["before"])} if count > 1 else {}
+    return first | {TITLES[name]: last}
+
+
+def table(config: Config, title: str, done: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Line]) -> list[str]:
+    """Return the table of a set."""
+    steps = config.horizon * config.updates
+    text = [
+        f"### {title}",
+        "",
+        f"After {steps:,} updates, over {config.tested} unseen tasks: energy distance, mean ± 95 % interval; regret of "
+        "the means, (score - best)/(defaults - best), with a 95 % interval by bootstrap over tasks, where best is the "
+        f"best of the grid's {int(np.prod(config.grid))} points, trained again from another seed; updates until the "
+        f"defaults' final score, the mean over tasks, {steps:,} where it is not reached, and in how many; updates "
+        "of GANs on a new task, the scored training included, and before it.",
+        "",
+        "| tuner | score | regret, % | updates to the defaults' score | reached | updates on a task | before |",
+        "| --- |" + " ---: |" * 6,
+    ]
+    default, best = (rows.get(TITLES[name]) for name in ("constant", "grid"))
+    for name, row in rows.items():
+        final = row.score[:, -1]
+        regret, reach = "", ["", ""]
+        if default is not None:
+            regret = "" if best is None else _regret(final, default.score[:, -1], best.score[:, -1])
+            first, reached = reaching(row.score, default.score[:, -1], config.updates)
+            reach = [f"{first.mean():.0f} ± {_interval(first):.0f}", f"{reached.mean():.0%}"]
+        entries = [f"{final.mean():.4f} ± {_interval(final):.4f}", regret, *reach, f"{row.task:,}", f"{row.before:,}"]
+        text.append(f"| {name} | {' | '.join(entries)} |")
+    missing = [name for name, result in done.items() if "tested" not in result]
+    return text + [f"| {TITLES[name]} | {done[name].get('stopped', 'pending')} |" + " |" * 5 for name in missing]
+
+
+def reaching(score: np.ndarray, target: np.ndarray, updates: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return after how many updates each task's score [tested, L + 1] is first at its target or below, and whether."""
+    below = score <= target[:, None]
+    reached = np.asarray(below.any(axis=1))
+    return np.where(reached, below.argmax(axis=1), score.shape[1] - 1) * updates, reached
+
+
+def _interval(values: np.ndarray) -> float:
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def _regret(final: np.ndarray, default: np.ndarray, best: np.ndarray) -> str:
+    """The regret of the means in per cent, and its interval; none where the defaults are not worse than the best."""
+
+    def ratio(place: np.ndarray) -> np.ndarray:
+        gap = (default - best)[place].mean(axis=-1)
+        return 100 * (final - best)[place].mean(axis=-1) / np.where(gap > 0, gap, np.nan)
+
+    everything = np.arange(len(final))
+    drawn = np.random.default_rng(0).integers(len(final), size=(RESAMPLES, len(final)))
+    value, resampled = ratio(everything), ratio(drawn)
+    if np.isnan(value):
+        return "none: the defaults are no worse"
+    low, high = np.nanpercentile(resampled, (2.5, 97.5))
+    return f"{value:.0f} ({low:.0f} to {high:.0f})"
+
+
+def figure(config: Config, curves: Mapping[str, Mapping[str, Line]]) -> Any:
+    """Return scores along training for each set, and the rates that each tuner trains at."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(11, 3.2 * len(curves)), layout="constrained")
+    axes = drawn.subplots(len(curves), 3, squeeze=False)
+    names = [*TITLES.values(), FIRST]
+    for (title, rows), line in zip(curves.items(), axes, strict=True):
+        for name, row in rows.items():
+            look = {"color": f"C{names.index(name)}", "linestyle": ":" if name == FIRST else "-", "label": name}
+            updates = np.arange(config.horizon + 1) * config.updates
+            line[0].plot(updates, row.score.mean(axis=0), **look)
+            for ax, rates in zip(line[1:], row.rates.T, strict=True):
+                ax.step(updates[:-1], rates, where="post", **look)
+        line[0].set_title(title, fontsize=9)
+        for ax, what in zip(line, ("energy distance", "generator's rate", "discriminator's rate"), strict=True):
+            ax.set(yscale="log", xlabel="updates", ylabel=what)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
+    return drawn
