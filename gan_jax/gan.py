@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
+from jax import Array, lax
+from jax.sharding import AxisType, PartitionSpec
 
 from gan_jax import optimisers
 from gan_jax.base import (
@@ -35,6 +36,7 @@ from gan_jax.base import (
     UpdateRule,
 )
 from gan_jax.diagnostics.saturation import saturation
+from gan_jax.rules.gradients import check
 
 
 class Hypers(NamedTuple):
@@ -152,6 +154,8 @@ def gan(
     pack: int = 1,
     classes: int = 0,
     ema: float = 0.999,
+    axis_name: str | None = None,
+    slices: int = 1,
 ) -> GAN:
     """Assemble a GAN.
 
@@ -165,15 +169,20 @@ def gan(
         classes: how many labels both networks take; 0 for an unconditional GAN.
         ema: the decay of the generator's average, in [0, 1). In early steps t it is (1 + t) / (10 + t), if
             that is smaller, so that the average forgets the initial values.
+        axis_name: of the mapped axis over whose devices a batch is divided, if it is: gradients, statistics and
+            metrics are then means over it, and its networks' batch normalisation takes the same name.
+        slices: into how many parts a batch is cut to save memory; gradients are the means of theirs. Batch
+            normalisation sees a part alone.
 
     Raises:
-        ValueError: if `ema` or `pack` is out of its range, if a conditional GAN is to pack, or as the factories say,
-            for the defaults in `hyper`.
+        ValueError: if `ema`, `pack` or `slices` is out of its range, if a conditional GAN is to pack, or as the
+            factories say, for the defaults in `hyper`.
     """
     if isinstance(pack, bool) or not isinstance(pack, int) or pack < 1:
         raise ValueError(f"pack={pack!r} is not a whole number of at least 1: 2 is usual, 1 is none")
     if pack > 1 and classes:
         raise ValueError(f"pack={pack} with classes={classes}: a pack has many labels, pack an unconditional GAN")
+    check(slices=slices)
     if not 0 <= ema < 1:
         raise ValueError(f"ema={ema} is not a decay in [0, 1): 0.999 averages about a thousand steps")
     (
@@ -184,7 +193,7 @@ def gan(
     )  # so that their defaults are checked here
 
     def game(hyper: Hyper) -> Game:
-        return adversarial(
+        played = adversarial(
             networks,
             latent,
             objective(hyper),
@@ -193,6 +202,7 @@ def gan(
             augment=augment(hyper) if augment else None,
             pack=pack,
         )
+        return played._replace(axis_name=axis_name, slices=slices)
 
     def init(hyper: Hyper, key: Key, params: Pair[Params] | None = None) -> GANState:
         keys = Pair(*jax.random.split(key))
@@ -258,7 +268,7 @@ def adversarial(
         real = batch["image"] if "image" in batch else batch["x"]
         label = batch["label"] if conditional else None
         latent_key, generator_key, real_key, fake_key, penalty_key = jax.random.split(key, 5)
-        z = latent(latent_key, real.shape[0])
+        z = _spread(latent(latent_key, real.shape[0]))
         fake, generator_stats = networks.generator.apply(
             params.generator, stats.generator, z, label=label, train=True, key=generator_key
         )
@@ -307,6 +317,16 @@ def adversarial(
 
     penalties: Pair[Loss | None] = Pair(None, discriminator_penalty if penalty else None)
     return Game(Pair(generator_loss, discriminator_loss), penalties)
+
+
+def _spread(x: Array) -> Array:
+    """Return the array divided along its first axis over the devices of the mesh in whose context it is traced, if any.
+
+    A generator's loss need not look at the batch, and without a word every device would compute all of it.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    automatic = set(mesh.axis_types) == {AxisType.Auto}  # not within shard_map, where each device has its share
+    return lax.with_sharding_constraint(x, PartitionSpec(mesh.axis_names)) if automatic else x
 
 
 def adam(hyper: Hypers, *, beta2: float = 0.999, epsilon_root: float = 0.0) -> Pair[optax.GradientTransformation]:

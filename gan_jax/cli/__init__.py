@@ -1,4 +1,4 @@
-"""The command line: gan-jax list, train, sample, evaluate, diagnose, adapt, launch.
+"""The command line: gan-jax list, train, sample, evaluate, diagnose, adapt, plan, launch.
 
 Exit codes: 0 done; 2 the input is wrong (one line says how, and nothing was written); 3 stopped by
 an alarm; 4 the environment failed; 75 interrupted, resume with the same command and --resume.
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
-from gan_jax.cli import adapting, launching, models, process
+from gan_jax.cli import adapting, launching, models, planning, process
 from gan_jax.cli.training import train
 from gan_jax.cli.words import Adapt, Diagnose, Evaluate, List, Sample, Train, parse
 from gan_jax.training import lookup
@@ -43,10 +43,11 @@ def _command(argv: list[str]) -> Callable[[], int]:
         "evaluate": Evaluate,
         "diagnose": Diagnose,
         "adapt": Adapt,
+        "plan": planning.Plan,
         "launch": launching.Launch,
     }
     after: list[str] = []
-    if argv[:1] == ["launch"] and "--" in argv:  # what follows is for gan-jax train, on the machines
+    if argv[:1] in (["plan"], ["launch"]) and "--" in argv:  # what follows is the experiment's, or gan-jax train's
         cut = argv.index("--")
         argv, after = argv[:cut], argv[cut + 1 :]
     match argv:
@@ -68,6 +69,8 @@ def _command(argv: list[str]) -> Callable[[], int]:
             return lambda: models.diagnose(command)
         case Adapt() as command:
             return lambda: adapting.adapt(command)
+        case planning.Plan() as command:
+            return lambda: planning.plan(command, after)
         case launching.Launch() as command:
             return lambda: launching.launch(command, after)
     return _list

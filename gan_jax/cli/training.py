@@ -1,6 +1,7 @@
 """gan-jax train: a run is opened, or what is wrong with it is said, and then it trains."""
 
 import dataclasses
+import inspect
 import shlex
 import signal
 from collections.abc import Sequence
@@ -76,11 +77,15 @@ def _located(options: RunOptions) -> RunOptions:
 
 
 class _Run(NamedTuple):
-    """A run that is ready to train: begun, or restored to where it stood, with notes of what is not as it was."""
+    """A run that is ready to train: begun, or restored to where it stood, with notes of what is not as it was.
+
+    program: what is trained, on all devices. watched: the same for a state that lies on one of them.
+    """
 
     directory: Path
     record: "Record"
     program: "Program"
+    watched: "Program"
     checkpoints: "Checkpoints"
     start: "tuple[int, State] | None" = None
     notes: tuple[str, ...] = ()
@@ -99,8 +104,11 @@ class _Study(NamedTuple):
 
 def _open(name: str, words: Sequence[str]) -> _Run | _Study:
     """Prepare a run; its directory is the last thing to be made, when nothing of the input can be wrong any more."""
+    from gan_jax.training import distributed
+
     process.hush()
     experiment = lookup.find(name)
+    distributed.initialise()  # before anything makes an array
     module = lookup.load(experiment)
     typed = _typed(name, experiment, module, words)
 
@@ -109,7 +117,7 @@ def _open(name: str, words: Sequence[str]) -> _Run | _Study:
 
     if typed.past is None:
         runs.check_vacant(typed.directory)  # before data sets are read, and what was decoded of them is kept
-    built = module.build(typed.config, typed.options.data, typed.options.data_dir)
+    built = _built(experiment, module, typed)
     kind = runs.StudyRecord if isinstance(built, Study) else runs.Record
     if typed.past is not None and not isinstance(typed.past, kind):
         raise ValueError(f"{experiment.name} is not what it was when {typed.directory} was begun: give another --run")
@@ -118,6 +126,19 @@ def _open(name: str, words: Sequence[str]) -> _Run | _Study:
         return _open_study(experiment, typed, built)
     _check_meant(typed.options, study=False)
     return _open_run(experiment, typed, built)
+
+
+def _built(experiment: Experiment, module: ModuleType, typed: _Typed) -> "Program | Study":
+    """Build the experiment, under an axis name where each device is to run the step by itself."""
+    from gan_jax.training import parallel
+
+    options, names = typed.options, {}
+    if options.parallel != "jit":
+        names = {"axis_name": parallel.AXIS}
+        if "axis_name" not in inspect.signature(module.build).parameters:
+            takes_none = f"{experiment.name} does not say axis_name to its networks and its GAN (see its build)"
+            raise ValueError(f"--parallel {options.parallel}: {takes_none}; use jit")
+    return module.build(typed.config, options.data, options.data_dir, **names)
 
 
 def _check_meant(options: RunOptions, *, study: bool) -> None:
@@ -130,8 +151,10 @@ def _check_meant(options: RunOptions, *, study: bool) -> None:
 
 
 def _open_study(experiment: Experiment, typed: _Typed, study: "Study") -> _Study:
-    from gan_jax.training import runs, studies
+    from gan_jax.training import distributed, runs, studies
 
+    if distributed.several():
+        raise ValueError(f"{experiment.name} is a study, whose cells are computed by one process: start it alone")
     names, sha256, notes = studies.matching(study, typed.options.cells), runs.sha256(experiment), ()
     record = runs.StudyRecord(
         experiment=experiment.name,
@@ -154,7 +177,7 @@ def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run
     import jax
 
     from gan_jax.provenance import provenance
-    from gan_jax.training import loop, runs, watch
+    from gan_jax.training import distributed, loop, parallel, runs, watch
     from gan_jax.training.checkpoints import Checkpoints
 
     options, config, directory, past = typed
@@ -170,11 +193,20 @@ def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run
         provenance=provenance(),
         **{option: getattr(options, option) for option in RECORDED},
     )
-    like = loop.abstract(program, jax.random.key(record.seed))
+    like, trained = loop.abstract(program, jax.random.key(record.seed)), program
+    if options.parallel != "jit":
+        trained = parallel.per_device(program, parallel.mesh(), executor=options.parallel)
+        like = parallel.placed(like, parallel.mesh())
+    elif jax.device_count() > 1:
+        trained = parallel.global_view(program, parallel.mesh(), fully_sharded=options.fully_sharded)
+        like = parallel.placed(like, parallel.mesh(), fully_sharded=options.fully_sharded)
+    watched = trained._replace(batches=program.batches)
     if past is None:
-        loop.check(program, jax.random.key(record.seed))
-        runs.create(directory, record)
-        return _Run(directory, record, program, Checkpoints(directory / "checkpoints"))
+        loop.check(trained, jax.random.key(record.seed))
+        distributed.barrier("the directory is vacant")
+        if distributed.first():
+            runs.create(directory, record)
+        return _Run(directory, record, trained, watched, Checkpoints(directory / "checkpoints"))
     notes = tuple(f"{note}: the run may not end as it would have" for note in runs.check_same(directory, past, record))
     if watch.rows(directory / watch.ALARM_ROWS):
         notes += ("the run was stopped by an alarm and rolled back: the same steps come again, and end alike",)
@@ -186,21 +218,26 @@ def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run
         )
     if restored and restored.step > record.steps:
         raise ValueError(f"--steps {record.steps}: {directory} already stands at step {restored.step}, give more")
-    # What the run was begun with stays on record.
-    runs.write(directory, dataclasses.replace(record, sha256=past.sha256, provenance=past.provenance))
+    if distributed.first():  # what the run was begun with stays on record
+        runs.write(directory, dataclasses.replace(record, sha256=past.sha256, provenance=past.provenance))
     if restored is None:
-        return _Run(directory, record, program, checkpoints, None, notes)
+        return _Run(directory, record, trained, watched, checkpoints, None, notes)
     start = restored.step, restored.state
-    return _Run(directory, record, program, checkpoints, start, (*notes, *restored.notes))
+    return _Run(directory, record, trained, watched, checkpoints, start, (*notes, *restored.notes))
 
 
 def train(name: str, words: Sequence[str]) -> int:
     """Do `gan-jax train` and return the exit code."""
-    with process.preparing():
-        opened = _open(name, words)
-    process.keep_compiled()
-    again = shlex.join(["gan-jax", "train", name, "--run", str(opened.directory), "--resume"])
-    return _study(opened, again) if isinstance(opened, _Study) else _run(opened, again)
+    from gan_jax.training import distributed
+
+    with distributed.together({process.WrongInput: 2, OSError: 4}):
+        with process.preparing():
+            opened = _open(name, words)
+        process.keep_compiled()
+        again = shlex.join(["gan-jax", "train", name, "--run", str(opened.directory), "--resume"])
+        with distributed.records(opened.directory) as directory:
+            opened = opened._replace(directory=directory)
+            return _study(opened, again) if isinstance(opened, _Study) else _run(opened, again)
 
 
 def _study(opened: _Study, again: str) -> int:
@@ -240,36 +277,42 @@ def _run(run: _Run, again: str) -> int:
 
     from gan_jax.base import Stop
     from gan_jax.diagnostics.termination import Criteria
-    from gan_jax.training import diagnosis, loop, records, runs
+    from gan_jax.training import diagnosis, distributed, loop, parallel, records, runs
     from gan_jax.training.watch import Watch, rows
 
-    directory, record, program, checkpoints, start, notes = run
+    directory, record, program, watched, checkpoints, start, notes = run
     process.note(notes)
     writer = records.Records(
         directory,
         steps=record.steps,
         start=start[0] if start else 0,
-        images_per_step=records.images_per_step(program),
+        images_per_step=records.images_per_step(watched),
     )
+    score = program.score
     watch = Watch(
         directory,
-        program,
+        # A checkpoint of the best is saved by all; what it is judged by, each computes alone.
+        watched._replace(score=score and distributed.agreed(lambda key, state: score(key, parallel.whole(state)))),
         runs.sampling_key(record.seed),
         checkpoints,
         start=start[0] if start else 0,
         criteria=Criteria(patience=record.patience, equilibrium=record.equilibrium),
     )
-    watching = [watch.hook(record.score_every)] if record.score_every and program.score else []
+    watching = [watch.hook(record.score_every)] if record.score_every and score else []
     if record.probe_every and program.game:
         begin, probing = start[0] if start else 0, runs.sampling_key(record.seed)
-        watching.append(diagnosis.probes(directory, program, probing, record.probe_every, start=begin))
-    key, observe = jax.random.key(record.seed), program.observe
-    with checkpoints, writer, loop.interruption() as interruption:
+        probes = diagnosis.probes(directory, watched, probing, record.probe_every, start=begin)
+        watching.append(parallel.seeing_whole(probes))
+    key, looking = jax.random.key(record.seed), runs.sampling_key(record.seed)
+    pictures = records.pictures(directory, program.observe, looking, record.picture_every)
+    # The innermost context: on the way out of the others an end would wait for processes that are gone.
+    together = distributed.together({OSError: 4})
+    with checkpoints, writer, distributed.interruption() as interruption, together:
         # A checkpoint comes after the row and the picture of its step: resumed from it, a run makes them no more.
         hooks = (
             writer.hook(record.log_every),
             loop.finite(record.log_every),
-            records.pictures(directory, observe, runs.sampling_key(record.seed), record.picture_every),
+            parallel.seeing_whole(pictures),
             *watching,
             checkpoints.hook(record.checkpoint_every),
             interruption,
@@ -295,6 +338,6 @@ def _run(run: _Run, again: str) -> int:
         right, error = probed[-1]["rightmost"], probed[-1]["rightmost_error"]
         found = "not finite" if None in (right, error) else f"{right:.3g}, error {error:.0%}"
         print(f"probes: rightmost eigenvalue {found}; {len(probed)} took {took:.1f} s")
-    if pictures := sorted((directory / "samples").glob("[0-9]*.png")):
-        print(f"picture: {pictures[-1]}")
+    if drawn := sorted((directory / "samples").glob("[0-9]*.png")):
+        print(f"picture: {drawn[-1]}")
     return stop.code

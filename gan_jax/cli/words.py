@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import Positional, arg
@@ -16,8 +16,9 @@ T = TypeVar("T")
 
 _INTERVALS = ("log_every", "picture_every", "checkpoint_every")
 _WATCH = ("score_every", "probe_every", "patience", "equilibrium")
-RECORDED = ("seed", "data", "data_dir", *_INTERVALS, *_WATCH)  # options that a run records as they are
-OF_RUNS = ("steps", "chunk", "seed", *_INTERVALS, *_WATCH)  # options that a study has no use for
+_DEVICES = ("parallel", "fully_sharded")
+RECORDED = ("seed", "data", "data_dir", *_INTERVALS, *_WATCH, *_DEVICES)  # options that a run records as they are
+OF_RUNS = ("steps", "chunk", "seed", *_INTERVALS, *_WATCH, *_DEVICES)  # options that a study has no use for
 OF_STUDIES = ("cells",)  # and a run has none
 _OWN = arg(help_behavior_hint="(default: the experiment's)")
 PLAIN = (tyro.conf.DisallowNone, arg(name=""))  # without a prefix; None only by not typing the option
@@ -55,6 +56,10 @@ class RunOptions:
     """Scores without a better one after which a run is done; 0: train to the last step."""
     equilibrium: float = 0.0
     """How near 1/2 all of D's means must be, over five scores, for a run to be done; 0: train to the last step."""
+    parallel: Literal["jit", "shard_map", "pmap"] = "jit"
+    """How several devices share a batch: as one program over all of them, or each by itself where that is supported."""
+    fully_sharded: bool = False
+    """Divide parameters and moments over the devices too, to save memory."""
     cells: str = "*"
     """Which cells of a study are computed, as a pattern: 'grid-*'."""
 
@@ -69,6 +74,8 @@ class RunOptions:
             if not 0 <= value < below:
                 hint = "0 or more" if below > 1 else f"0 or more, and less than {below}"
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give {hint}; 0 switches it off")
+        if self.fully_sharded and self.parallel != "jit":
+            raise ValueError(f"--fully-sharded with --parallel {self.parallel}: only jit divides parameters")
         check_seed(self.seed)
 
 

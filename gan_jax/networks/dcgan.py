@@ -4,6 +4,7 @@ A size is halved while it is even and above 7: 28 becomes 14 and 7; 32 becomes 1
 double with each halving.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -27,6 +28,7 @@ def generator(
     classes: int = 0,
     norm: Literal["batch", "layer"] = "batch",
     lowering: Lowering | None = None,
+    axis_name: str | None = None,
 ) -> Network:
     """Return a map of latents [B, latent] to images [B, size, size, channels] in [-1, 1].
 
@@ -36,6 +38,8 @@ def generator(
         norm: "batch" as in the paper, or "layer", which carries nothing from step to step, for a few steps on a few
             images.
         lowering: how convolutions are computed; `lowerings.auto()` if None.
+        axis_name: of the mapped axis over whose devices a batch is divided, if it is: batch normalisation is then
+            that of the whole batch.
 
     Raises:
         ValueError: if `size` cannot be halved down to 4...7, `width` is less than 1, or a normalisation is unknown or
@@ -44,9 +48,8 @@ def generator(
     levels = _levels(size, width)
     if norm not in ("batch", "layer") or (norm == "layer" and classes):
         raise ValueError(f"norm={norm!r} with {classes} classes: take 'batch', or 'layer' without classes")
-    return network(
-        lambda rngs: _Generator(latent, size, levels, channels, width, classes, norm, lowering or auto(), rngs=rngs)
-    )
+    make = partial(BatchNorm, classes=classes, axis_name=axis_name) if norm == "batch" else LayerNorm
+    return network(lambda rngs: _Generator(latent, size, levels, channels, width, make, lowering or auto(), rngs=rngs))
 
 
 def discriminator(
@@ -57,6 +60,7 @@ def discriminator(
     classes: int = 0,
     normalise: bool = True,
     lowering: Lowering | None = None,
+    axis_name: str | None = None,
 ) -> Network:
     """Return a map of images [B, size, size, channels] to logits [B].
 
@@ -66,13 +70,16 @@ def discriminator(
         normalise: batch normalisation in all but the first layer, as in the paper. Gradient penalties are per
             example and call for False.
         lowering: how convolutions are computed; `lowerings.auto()` if None.
+        axis_name: of the mapped axis over whose devices a batch is divided, if it is: batch normalisation is then
+            that of the whole batch.
 
     Raises:
         ValueError: if `size` cannot be halved down to 4...7, or `width` is less than 1.
     """
     levels = _levels(size, width)
+    make = partial(BatchNorm, axis_name=axis_name) if normalise else None
     return network(
-        lambda rngs: _Discriminator(size, levels, channels, width, classes, normalise, lowering or auto(), rngs=rngs)
+        lambda rngs: _Discriminator(size, levels, channels, width, classes, make, lowering or auto(), rngs=rngs)
     )
 
 
@@ -91,8 +98,7 @@ class _Generator(nnx.Module):
         levels: int,
         channels: int,
         width: int,
-        classes: int,
-        norm: str,
+        norm: Callable[..., BatchNorm | LayerNorm],
         lowering: Lowering,
         *,
         rngs: nnx.Rngs,
@@ -100,8 +106,7 @@ class _Generator(nnx.Module):
         widths = [width * 2**level for level in reversed(range(levels))]
         self.side = size // 2**levels
         self.stem = nnx.Linear(latent, self.side**2 * widths[0], kernel_init=normal_init, rngs=rngs)
-        make = partial(BatchNorm, classes=classes) if norm == "batch" else LayerNorm
-        self.norms = nnx.List([make(features, rngs=rngs) for features in widths])
+        self.norms = nnx.List([norm(features, rngs=rngs) for features in widths])
         self.ups = nnx.List(
             [Strided(i, o, lowering.up, rngs=rngs) for i, o in zip(widths, [*widths[1:], channels], strict=True)]
         )
@@ -121,7 +126,7 @@ class _Discriminator(nnx.Module):
         channels: int,
         width: int,
         classes: int,
-        normalise: bool,
+        norm: Callable[..., BatchNorm] | None,
         lowering: Lowering,
         *,
         rngs: nnx.Rngs,
@@ -130,7 +135,7 @@ class _Discriminator(nnx.Module):
         self.downs = nnx.List(
             [Strided(i, o, lowering.down, rngs=rngs) for i, o in zip([channels, *widths[:-1]], widths, strict=True)]
         )
-        self.norms = nnx.List([BatchNorm(features, rngs=rngs) for features in widths[1:]] if normalise else [])
+        self.norms = nnx.List([norm(features, rngs=rngs) for features in widths[1:]] if norm else [])
         side = size // 2**levels
         self.head = nnx.Linear(side**2 * widths[-1], 1, kernel_init=normal_init, rngs=rngs)
         self.projection = Projection(side**2 * widths[-1], classes, rngs=rngs) if classes else None

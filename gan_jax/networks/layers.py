@@ -121,10 +121,19 @@ class BatchNorm(nnx.Module):
 
     With `classes` = 0 it is the plain one (Ioffe and Szegedy 2015); otherwise each class has its own scale
     and shift (conditional batch normalisation, Dumoulin et al. 2017, arXiv 1610.07629, equation 5).
+    With `axis_name` the moments of a batch are those over all devices of that mapped axis.
     """
 
-    def __init__(self, features: int, classes: int = 0, *, rngs: nnx.Rngs):
-        self.normalise = nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, use_scale=False, use_bias=False, rngs=rngs)
+    def __init__(self, features: int, classes: int = 0, *, axis_name: str | None = None, rngs: nnx.Rngs):
+        self.normalise = nnx.BatchNorm(
+            features,
+            momentum=0.9,
+            epsilon=1e-5,
+            use_scale=False,
+            use_bias=False,
+            axis_name=axis_name,
+            rngs=rngs,
+        )
         rows = max(classes, 1)
         self.scale = nnx.Param(jnp.ones((rows, features)))
         self.shift = nnx.Param(jnp.zeros((rows, features)))

@@ -15,17 +15,20 @@ from gan_jax.networks.layers import BatchNorm, check_widths, normal_init
 from gan_jax.networks.network import network
 
 
-def generator(latent: int, features: int, *, widths: Sequence[int] = (400, 400)) -> Network:
+def generator(
+    latent: int, features: int, *, widths: Sequence[int] = (400, 400), axis_name: str | None = None
+) -> Network:
     """Return a map of latents [B, latent] to points [B, features].
 
     Each hidden layer is linear without bias, batch normalisation, ReLU; weights start from N(0, .02²)
     (Lin et al. 2018, arXiv 1712.04086, section 4.1, and its published code, which has four hidden layers).
+    With `axis_name` batch normalisation is over all devices of that mapped axis.
 
     Raises:
         ValueError: if a width is less than 1.
     """
     check_widths(widths)
-    return network(lambda rngs: _Generator(latent, features, tuple(widths), rngs=rngs))
+    return network(lambda rngs: _Generator(latent, features, tuple(widths), axis_name, rngs=rngs))
 
 
 def discriminator(shape: Sequence[int], *, widths: Sequence[int] = (200, 200, 200), pieces: int = 5) -> Network:
@@ -44,7 +47,7 @@ def discriminator(shape: Sequence[int], *, widths: Sequence[int] = (200, 200, 20
 
 
 class _Generator(nnx.Module):
-    def __init__(self, latent: int, features: int, widths: tuple[int, ...], *, rngs: nnx.Rngs):
+    def __init__(self, latent: int, features: int, widths: tuple[int, ...], axis_name: str | None, *, rngs: nnx.Rngs):
         hidden = (latent, *widths)
         self.layers = nnx.List(
             [
@@ -52,7 +55,7 @@ class _Generator(nnx.Module):
                 for inputs, outputs in pairwise(hidden)
             ]
         )
-        self.norms = nnx.List([BatchNorm(width, rngs=rngs) for width in widths])
+        self.norms = nnx.List([BatchNorm(width, axis_name=axis_name, rngs=rngs) for width in widths])
         self.last = nnx.Linear(hidden[-1], features, kernel_init=normal_init, rngs=rngs)
 
     def __call__(self, z: Array, *, label: Array | None, train: bool, key: Array | None) -> Array:

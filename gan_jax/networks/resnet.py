@@ -5,6 +5,8 @@ two that keep the size. Other sizes have as many blocks up as lead to 4...7 pixe
 28 has two of each, 64 four and three. Spectral normalisation is not part of the networks: see `spectral`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
@@ -30,6 +32,7 @@ def generator(
     width: int = 256,
     classes: int = 0,
     lowering: Lowering | None = None,
+    axis_name: str | None = None,
 ) -> Network:
     """Return a map of latents [B, latent] to images [B, size, size, channels] in [-1, 1].
 
@@ -37,15 +40,16 @@ def generator(
         width: channels of all features.
         classes: if not 0, batch normalisation is conditional on the label.
         lowering: how convolutions are computed; `lowerings.auto()` if None.
+        axis_name: of the mapped axis over whose devices a batch is divided, if it is: batch normalisation is then
+            that of the whole batch.
 
     Raises:
         ValueError: if `size` cannot be halved down to 4...7, or `width` is less than 1.
     """
     check_widths([width])
     levels = halvings(size, 7)
-    return network(
-        lambda rngs: _Generator(latent, size, levels, channels, width, classes, lowering or auto(), rngs=rngs)
-    )
+    norm = partial(BatchNorm, classes=classes, axis_name=axis_name)
+    return network(lambda rngs: _Generator(latent, size, levels, channels, width, norm, lowering or auto(), rngs=rngs))
 
 
 def discriminator(
@@ -74,8 +78,8 @@ def discriminator(
 class _Up(nnx.Module):
     """A block that doubles the size: normalisation, ReLU and convolution twice, and a shortcut of 1x1."""
 
-    def __init__(self, features: int, classes: int, lowering: Lowering, *, rngs: nnx.Rngs):
-        self.norms = nnx.List([BatchNorm(features, classes, rngs=rngs) for _ in range(2)])
+    def __init__(self, features: int, norm: Callable[..., BatchNorm], lowering: Lowering, *, rngs: nnx.Rngs):
+        self.norms = nnx.List([norm(features, rngs=rngs) for _ in range(2)])
         self.first = Conv(features, features, lowering, rngs=rngs, init=_residual_init, resample="up")
         self.second = Conv(features, features, lowering, rngs=rngs, init=_residual_init)
         self.shortcut = nnx.Linear(features, features, kernel_init=_init, rngs=rngs)
@@ -122,15 +126,15 @@ class _Generator(nnx.Module):
         levels: int,
         channels: int,
         width: int,
-        classes: int,
+        norm: Callable[..., BatchNorm],
         lowering: Lowering,
         *,
         rngs: nnx.Rngs,
     ):
         self.side = size // 2**levels
         self.stem = nnx.Linear(latent, self.side**2 * width, kernel_init=_init, rngs=rngs)
-        self.blocks = nnx.List([_Up(width, classes, lowering, rngs=rngs) for _ in range(levels)])
-        self.norm = BatchNorm(width, classes, rngs=rngs)
+        self.blocks = nnx.List([_Up(width, norm, lowering, rngs=rngs) for _ in range(levels)])
+        self.norm = norm(width, rngs=rngs)
         self.head = Conv(width, channels, lowering, rngs=rngs, init=_init)
 
     def __call__(self, z: Array, *, label: Array | None, train: bool, key: Array | None) -> Array:

@@ -44,6 +44,9 @@ def plain_steps(
         batch = jax.tree.map(lambda leaf: leaf[0], batch)
 
         def field(params: Pair[Params]) -> tuple[Pair[Params], tuple[Pair[Stats], Metrics]]:
+            # The same on every device, so this mean changes nothing but the transpose: what is pulled back through the
+            # field is then a mean over devices too.
+            params = gradients.mean_over(game.axis_name, params)
             slopes, stats, metrics = gradients.field(game, key, point._replace(params=params), batch, lazy)
             return slopes, (stats, metrics)
 

@@ -41,7 +41,62 @@ def gradient(
     Karras et al. 2019, arXiv 1912.04958, section 3.1); under vmap over points, where a conditional computes both of its
     branches, that saves nothing. Of the loss's new stats only the player's own are kept: the other network ran in
     train mode, and its new stats are dropped.
+
+    All three are means over the shares of a batch: over its slices, which are gone through one after another, and over
+    the devices of the game's axis. Share i has the key `fold_in(key, i)`.
+
+    Raises:
+        ValueError: if a batch is no whole number of slices.
     """
+
+    def part(key: Key, batch: Batch) -> tuple[Params, Stats, Metrics]:
+        return _gradient(game, player, key, params, stats, batch, count, lazy)
+
+    if game.axis_name is not None:
+        key = jax.random.fold_in(key, lax.axis_index(game.axis_name))
+    # One mean of everything at once: of as few collectives as the compiler makes of it.
+    return mean_over(game.axis_name, _mean_over_slices(part, game.slices, key, batch))
+
+
+def mean_over(axis_name: str | None, tree: Any) -> Any:
+    """Return the mean of a tree's floats over the devices of a mapped axis; the tree itself where there is none.
+
+    What is no float, a counter, is the same on all of them and stays as it is.
+    """
+    if axis_name is None:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    floats = [index for index, leaf in enumerate(leaves) if _is_float(leaf)]
+    for index, mean in zip(floats, lax.pmean([leaves[index] for index in floats], axis_name), strict=True):
+        leaves[index] = mean
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _is_float(leaf: Array) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def _mean_over_slices(part: Callable[[Key, Batch], Any], slices: int, key: Key, batch: Batch) -> Any:
+    if slices == 1:
+        return part(key, batch)
+    check(slices=slices)
+    for leaf in jax.tree.leaves(batch):
+        if len(leaf) % slices:
+            raise ValueError(f"a batch of {len(leaf)} is no whole number of slices: {slices} do not divide it")
+    cut = jax.tree.map(lambda leaf: leaf.reshape(slices, -1, *leaf.shape[1:]), batch)
+
+    def add(total: Any, index: Array) -> tuple[Any, None]:
+        new = part(jax.random.fold_in(key, index), jax.tree.map(lambda leaf: leaf[index], cut))
+        return jax.tree.map(lambda x, y: x + y / slices if _is_float(y) else y, total, new), None
+
+    one = jax.tree.map(lambda leaf: leaf[0], cut)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(part, key, one))
+    return lax.scan(add, zeros, jnp.arange(slices))[0]
+
+
+def _gradient(
+    game: Game, player: str, key: Key, params: Pair[Params], stats: Pair[Stats], batch: Batch, count: Array, lazy: int
+) -> tuple[Params, Stats, Metrics]:
     loss, penalty = getattr(game.losses, player), getattr(game.penalties, player)
 
     def scalar(function: Callable, weight: float) -> Callable:

@@ -30,13 +30,17 @@ def unrolled(optimisers: Pair[optax.GradientTransformation], *, unroll: int = 5,
 
     Raises:
         ValueError: if `optimisers` is no pair of them, `unroll` is not a whole number of at least 0, or `lazy` not one
-            of at least 1.
+            of at least 1; when played, if the game has `slices`.
     """
     if isinstance(unroll, bool) or not isinstance(unroll, int) or unroll < 0:
         raise ValueError(f"unroll={unroll!r} is not a whole number of at least 0")
     both = simultaneous(optimisers, lazy=lazy)
 
     def step(game: Game, key: Key, point: Point, batch: Batch) -> tuple[Point, Metrics]:
+        if game.slices > 1:
+            raise ValueError(
+                f"unrolled steps see the whole batch, and the game cuts it into {game.slices}: take 1 slice"
+            )
         # What `gradients.field` gives the discriminator.
         own = jax.random.fold_in(key, Pair._fields.index("discriminator"))
 
@@ -54,9 +58,9 @@ def unrolled(optimisers: Pair[optax.GradientTransformation], *, unroll: int = 5,
             return value
 
         penalty = game.penalties.generator
-        surrogate = Game(
-            game.losses._replace(generator=ahead(game.losses.generator)),
-            game.penalties._replace(generator=None if penalty is None else ahead(penalty)),
+        surrogate = game._replace(
+            losses=game.losses._replace(generator=ahead(game.losses.generator)),
+            penalties=game.penalties._replace(generator=None if penalty is None else ahead(penalty)),
         )
         return both.step(surrogate, key, point, batch)
 

@@ -18,6 +18,7 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gan_jax.base import Continue, Hook, Key, Metrics, Program, State, Stop
+from gan_jax.training import parallel
 
 Chunk = Callable[[Key, State, Any, Array], tuple[State, Array, Metrics]]  # of (key, state, arrays, step)
 
@@ -118,12 +119,7 @@ def _settled(tree: Any) -> Any:
     place = NamedSharding(mesh, PartitionSpec()) if mesh is not None else leaves[0].sharding if leaves else None
 
     def settle(leaf: Any) -> Array:
-        if isinstance(leaf, Array) and (place is None or leaf.committed):
-            return leaf
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # a key is put implicitly, its bits explicitly
-            bits = jax.device_put(jax.random.key_data(leaf), place)
-            return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
-        return jax.device_put(leaf, place)
+        return leaf if isinstance(leaf, Array) and (place is None or leaf.committed) else parallel.put(leaf, place)
 
     return jax.tree.map(settle, tree)
 

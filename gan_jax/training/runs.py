@@ -49,6 +49,8 @@ class Record:
     probe_every: int = 0
     patience: int = 0
     equilibrium: float = 0.0
+    parallel: str = "jit"
+    fully_sharded: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
