@@ -57,14 +57,20 @@ class Config:
 SMALLEST = Config(batch=2, width=2)
 
 
-def build(config: Config, data: str | None = None, data_dir: str | None = None) -> Program:
-    """Return the program; `data` is an image set, the embedded digits unless given."""
+def build(
+    config: Config, data: str | None = None, data_dir: str | None = None, axis_name: str | None = None
+) -> Program:
+    """Return the program; `data` is an image set, the embedded digits unless given.
+
+    axis_name: for `--parallel shard_map` and `pmap`, where each device runs the step on its share of a batch.
+    """
     source = images.load(data or "digits", data_dir, size=config.size)
     channels = source.train.image.shape[-1]
     if config.conditional and not source.classes:
         raise ValueError(f"{source.name} has no labels: train without --conditional")
     classes = source.classes if config.conditional else 0
-    shared = {"width": config.width, "classes": classes, "lowering": LOWERINGS[config.lowering]()}
+    lowering = LOWERINGS[config.lowering]()
+    shared = {"width": config.width, "classes": classes, "lowering": lowering, "axis_name": axis_name}
     model = gan(
         Pair(
             dcgan.generator(config.latent, config.size, channels, **shared),
@@ -80,6 +86,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
         rule=lambda hyper: rules.alternating(adam(hyper), d_steps=config.d_steps),
         classes=classes,
         ema=config.ema,
+        axis_name=axis_name,
     )
     return model.program(
         partial(images.batches, source.train, config.batch),

@@ -47,8 +47,13 @@ class Config:
 SMALLEST = Config(batch=4, widths=(4,))
 
 
-def build(config: Config, data: str | None = None, data_dir: str | None = None) -> Program:
-    """Return the program; `data` is "ring" or "grid"."""
+def build(
+    config: Config, data: str | None = None, data_dir: str | None = None, axis_name: str | None = None
+) -> Program:
+    """Return the program; `data` is "ring" or "grid".
+
+    axis_name: for `--parallel shard_map` and `pmap`, where each device runs the step on its share of a batch.
+    """
     if data is not None and data not in MIXTURES:
         raise ValueError(f"unknown mixture {data!r}: there is {', '.join(MIXTURES)}")
     mixture = MIXTURES[data or "ring"]()
@@ -65,6 +70,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
         penalty=lambda hyper: penalties.r1(hyper.penalty),
         rule=lambda hyper: rules.alternating(adam(hyper), d_steps=config.d_steps),
         ema=config.ema,
+        axis_name=axis_name,
     )
     return model.program(
         partial(mixtures.batches, mixture, config.batch),
