@@ -201,6 +201,20 @@ MUTANTS = (
         "tests/meta/test_inner.py::test_rates_of_each_step_are_read_in_their_order_and_the_last_holds_on",
     ),
     Mutant(
+        "a sum over devices in the place of a mean",
+        "rules/gradients.py",
+        "lax.pmean([leaves[index]",
+        "lax.psum([leaves[index]",
+        "tests/training/test_parallel.py::test_every_rule_on_shares_makes_the_step_of_the_whole_batch",
+    ),
+    Mutant(
+        "no mean over devices",
+        "rules/gradients.py",
+        "    if axis_name is None:\n        return tree",
+        "    if True:\n        return tree",
+        "tests/training/test_parallel.py::test_every_rule_on_shares_makes_the_step_of_the_whole_batch",
+    ),
+    Mutant(
         "a memory that outlives its trial",
         "meta/rl2.py",
         "memory = jnp.where(step == 0, fresh(params), memory)",
