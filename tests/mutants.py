@@ -226,7 +226,7 @@ MUTANTS = (
         "meta/rl2.py",
         "jnp.where(goes_on, later, 0)",
         "later",
-        "tests/meta/test_rl2.py::test_at_lambda_1_the_advantage_is_the_return_minus_the_value",
+        "tests/meta/test_rl2.py::test_at_lambda_0_it_is_the_error_and_between_their_sum",
     ),
     Mutant(
         "the larger of the two losses of proximal policy optimisation",
