@@ -1,16 +1,17 @@
 """How many outer steps of MAML a second, beside PyTorch's libraries on the same machine, in turns.
 
 Command: GAN_JAX_PEERS=PYTHON gan-jax train maml_speed
-Result: about 1,900 outer steps a second on two AMD EPYC cores: 46 times learn2learn's, 43 TorchOpt's, 87 higher's and 6
-    times those of torch.func (docs/maml_speed/report.md)
-Cost: two minutes
+Result: about 2,150 outer steps a second on two AMD EPYC cores: 49 times learn2learn's, 42 TorchOpt's, 91 higher's and 6
+    times those of torch.func. Through a GAN 1.0 to 1.4 of them, .9 of the fastest by torch.func as it is published and
+    1.2 times that without rematerialisation (docs/maml_speed/report.md)
+Cost: five minutes
 
 Two works. That of `sinusoid_maml`: 25 sinusoids of 10 shots, a perceptron 40-40, one inner step, second order, Adam
 outside; tasks are drawn anew in each step. learn2learn, TorchOpt and higher run as their users run them, one task after
 another; torch.func maps over tasks. And that of `omniglot_maml_gan`: ten steps of a DCGAN with R1 for 8 characters, by
 MAML of second order. There torch.func maps over tasks with PyTorch's convolutions, or with products over patches, or
-takes one task after another. Ours is run as it is published, with rematerialisation, and without. A test holds both
-sides to the same loss and gradients (tests/meta/test_peers.py).
+takes one task after another. Ours is run a task at a time, with two levels of rematerialisation and without. A test
+holds both sides to the same loss and gradients (tests/meta/test_peers.py).
 
 PYTHON is that of an environment with these libraries (`experiments/peers`). Rounds alternate, and rates are medians
 over rounds. Let the machine be quiet: PyTorch's threads wait for each other.
@@ -99,7 +100,7 @@ def sinusoid() -> Runner:
 def adversarial(levels: int) -> Runner:
     """Return what runs outer steps through a GAN, on the embedded digits: their number is what counts."""
     parts = lookup.load(lookup.find("omniglot_maml_gan"))
-    return ours(parts.build(parts.Config(method="maml", levels=levels), "digits"))
+    return ours(parts.build(parts.Config(method="maml", levels=levels, at_once=1), "digits"))
 
 
 def ours(program: Program) -> Runner:

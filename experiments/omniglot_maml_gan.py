@@ -64,8 +64,8 @@ class Config:
     """Weight of R1, or where a learned one begins."""
     levels: int = 2
     """Of rematerialisation, see meta.inner."""
-    at_once: int | None = 1
-    """Tasks that are computed side by side: few where caches are small, None for all on an accelerator."""
+    at_once: int | None = None
+    """Tasks that are computed side by side, to save memory; all if None."""
 
 
 SMALLEST = Config(width=2, latent=3, shots=2, queries=2, tasks=2, inner_steps=1)

@@ -108,8 +108,7 @@ def outer(
             one that is not finite is left out, and "meta/diverged" counts it.
         optimiser: of the outer loop.
         at_once: how many tasks are computed side by side, under one vmap, while the others wait; all if None. Numbers
-            stay the same up to rounding and memory grows with it. Accelerators want all. On a CPU what one task of a
-            convolutional network keeps stays in the caches, and one at a time is faster.
+            stay the same up to rounding, and memory grows with it.
 
     Raises:
         ValueError: if `at_once` is no whole number of at least 1.
