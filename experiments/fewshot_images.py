@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy import stats
 
 from gan_jax.base import Program, Report, Study
 from gan_jax.data import episodes, images
@@ -35,6 +34,7 @@ from gan_jax.meta.catalogue import META_LEARNERS, TITLES, at_multiple
 from gan_jax.meta.outer import mapped
 from gan_jax.metrics import features
 from gan_jax.metrics.classes import FewShot, few_shot
+from gan_jax.metrics.spread import interval
 from gan_jax.training import lookup, studies
 
 LONG = "scratch-long"  # scratch, for as many steps as `long` says
@@ -280,7 +280,7 @@ def _entry(values: list[float]) -> str:
         return ""
     if len(values) == 1:
         return f"{values[0]:.3f}"
-    return f"{np.mean(values):.3f} ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.3f}"
+    return f"{np.mean(values):.3f} ± {interval(values):.3f}"
 
 
 def _figure(config: Config, shown: Mapping[str, list[Any]]) -> Any:

@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
-from scipy import stats
 
 from gan_jax import fewshot, latents, objectives, penalties, rules
 from gan_jax.base import Batch, Environment, Hyper, Key, Metrics, Pair, Program, Report, Study, Task
@@ -40,6 +39,7 @@ from gan_jax.meta import control, inner, rl2, tasks, tuners
 from gan_jax.meta.control import Dial, Panel, Start
 from gan_jax.meta.environments import Agent, trial
 from gan_jax.meta.tuners import Tuner
+from gan_jax.metrics.spread import interval
 from gan_jax.networks import dcgan, mlp
 from gan_jax.training import studies
 
@@ -500,8 +500,8 @@ def table(config: Config, title: str, done: Mapping[str, Mapping[str, Any]], row
         if default is not None:
             regret = "" if best is None else _regret(final, default.score[:, -1], best.score[:, -1])
             first, reached = reaching(row.score, default.score[:, -1], config.updates)
-            reach = [f"{first.mean():.0f} ± {_interval(first):.0f}", f"{reached.mean():.0%}"]
-        entries = [f"{final.mean():.4f} ± {_interval(final):.4f}", regret, *reach, f"{row.task:,}", f"{row.before:,}"]
+            reach = [f"{first.mean():.0f} ± {interval(first):.0f}", f"{reached.mean():.0%}"]
+        entries = [f"{final.mean():.4f} ± {interval(final):.4f}", regret, *reach, f"{row.task:,}", f"{row.before:,}"]
         text.append(f"| {name} | {' | '.join(entries)} |")
     missing = [name for name, result in done.items() if "tested" not in result]
     return text + [f"| {TITLES[name]} | {done[name].get('stopped', 'pending')} |" + " |" * 5 for name in missing]
@@ -512,10 +512,6 @@ def reaching(score: np.ndarray, target: np.ndarray, updates: int) -> tuple[np.nd
     below = score <= target[:, None]
     reached = np.asarray(below.any(axis=1))
     return np.where(reached, below.argmax(axis=1), score.shape[1] - 1) * updates, reached
-
-
-def _interval(values: np.ndarray) -> float:
-    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def _regret(final: np.ndarray, default: np.ndarray, best: np.ndarray) -> str:

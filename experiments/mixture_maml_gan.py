@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy import stats
 
 from gan_jax import fewshot, latents, objectives, penalties, rules
 from gan_jax.base import Pair, Program, Report, Study, Task
@@ -35,6 +34,7 @@ from gan_jax.meta import inner, tasks
 from gan_jax.meta.catalogue import META_LEARNERS, TITLES, Setting, at_multiple
 from gan_jax.meta.hyper import Interval, space
 from gan_jax.metrics import sliced
+from gan_jax.metrics.spread import interval
 from gan_jax.networks import mlp
 from gan_jax.training import studies
 
@@ -279,8 +279,7 @@ def _entry(values: list[float | None], diverged: int) -> str:
     if diverged:
         return f"{diverged} diverge"
     finite = np.array(values, float)
-    error = stats.t.ppf(0.975, len(finite) - 1) * stats.sem(finite)
-    return f"{finite.mean():.3f} ± {error:.3f}"
+    return f"{finite.mean():.3f} ± {interval(finite):.3f}"
 
 
 def _figure(shown: Mapping[str, Mapping[str, Any]]) -> Any:

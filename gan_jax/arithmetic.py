@@ -1,12 +1,14 @@
-"""A root with finite slopes, pixels as levels, and the refusal of sizes that are none."""
+"""A root with finite slopes, whether a tree is finite, pixels as levels, and the refusal of sizes that are none."""
 
 import math
 from numbers import Real
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 Scalar = float | Float[Array, ""]
 
@@ -18,6 +20,12 @@ def safe_sqrt(squares: Array, otherwise: float = 0.0) -> Array:
     """
     none = squares <= 0
     return jnp.where(none, otherwise, jnp.sqrt(jnp.where(none, 1.0, squares)))
+
+
+def all_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether all floats of a tree are finite; what is no float does not count."""
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.asarray([jnp.isfinite(leaf).all() for leaf in floats]).all()
 
 
 def to_uint8(image: Float32[Array | np.ndarray, "..."]) -> UInt8[Array, "..."]:

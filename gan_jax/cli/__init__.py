@@ -11,7 +11,7 @@ import tyro
 
 from gan_jax.cli import adapting, launching, models, planning, process
 from gan_jax.cli.training import train
-from gan_jax.cli.words import Adapt, Diagnose, Evaluate, List, Sample, Train, parse
+from gan_jax.cli.words import Adapt, Diagnose, Evaluate, Launch, List, Plan, Sample, Train, parse
 from gan_jax.training import lookup
 
 
@@ -43,8 +43,8 @@ def _command(argv: list[str]) -> Callable[[], int]:
         "evaluate": Evaluate,
         "diagnose": Diagnose,
         "adapt": Adapt,
-        "plan": planning.Plan,
-        "launch": launching.Launch,
+        "plan": Plan,
+        "launch": Launch,
     }
     after: list[str] = []
     if argv[:1] in (["plan"], ["launch"]) and "--" in argv:  # what follows is the experiment's, or gan-jax train's
@@ -69,9 +69,9 @@ def _command(argv: list[str]) -> Callable[[], int]:
             return lambda: models.diagnose(command)
         case Adapt() as command:
             return lambda: adapting.adapt(command)
-        case planning.Plan() as command:
+        case Plan() as command:
             return lambda: planning.plan(command, after)
-        case launching.Launch() as command:
+        case Launch() as command:
             return lambda: launching.launch(command, after)
     return _list
 

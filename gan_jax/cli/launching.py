@@ -18,52 +18,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
-
-from tyro.conf import Positional, arg
 
 from gan_jax.cli import process
+from gan_jax.cli.words import Launch
 from gan_jax.training import launch as vectors
 from gan_jax.training import lookup
 from gan_jax.training.launch import Argv, Commands
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Launch:
-    """Train an experiment on a TPU slice that is rented for it; words after -- are those of gan-jax train."""
-
-    experiment: Annotated[Positional[str], arg(metavar="EXPERIMENT")]
-    """A name that `gan-jax list` shows, or the path of a .py file."""
-    backend: str
-    """queued (Cloud TPU), gce (Compute Engine), sky (SkyPilot), or local:N for N processes of this machine."""
-    slice: str | None = None
-    """What is rented: v5e-16, v4-8, v5p-8, v6e-8 ..."""
-    zone: str | None = None
-    """Google's zone: us-central1-a."""
-    project: Annotated[str | None, arg(help_behavior_hint="(default: gcloud's)")] = None
-    """The project that pays."""
-    runtime: Annotated[str | None, arg(help_behavior_hint="(default: the slice's usual one)")] = None
-    """The image of the machines."""
-    bucket: str | None = None
-    """gs://NAME, where the run is kept."""
-    name: Annotated[str | None, arg(help_behavior_hint="(default: gan-jax-EXPERIMENT)")] = None
-    """Of what is created."""
-    run: Annotated[str | None, arg(help_behavior_hint="(default: runs/NAME)")] = None
-    """The run's directory, in the bucket; one that is there is resumed."""
-    wheel: Annotated[Path | None, arg(help_behavior_hint="(default: the one in dist)")] = None
-    """This library, as `pip wheel --no-deps -w dist .` makes it."""
-    requirements: Path = Path("requirements-tpu.txt")
-    """A lock of what the wheel needs; where there is none, the newest is installed."""
-    spot: bool = False
-    """Rent what can be taken away, for less."""
-    retries: int = 3
-    """How often a slice that was taken away is rented anew."""
-    wait: int = 360
-    """Minutes to wait for a slice, each time."""
-    keep: bool = False
-    """Leave the slice running, and paid for, in the end."""
-    dry_run: bool = False
-    """Show what would be executed, and touch nothing."""
 
 
 def launch(command: Launch, words: Sequence[str] = ()) -> int:

@@ -4,13 +4,12 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from tyro.conf import Positional, arg
 
 from gan_jax.cli import process
-from gan_jax.cli.words import PLAIN, parse
+from gan_jax.cli.words import PLAIN, Plan, parse
 from gan_jax.training import lookup
 
 if TYPE_CHECKING:  # JAX is imported where it is needed: `--help` does not wait for it
@@ -18,28 +17,6 @@ if TYPE_CHECKING:  # JAX is imported where it is needed: `--help` does not wait 
 
     from gan_jax.base import Program
     from gan_jax.training.plan import Plan as Planned
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Compile a step for a TPU slice that is not there, and show what it costs; words after -- are fields."""
-
-    experiment: Annotated[Positional[str], arg(metavar="EXPERIMENT")]
-    """A name that `gan-jax list` shows, or the path of a .py file."""
-    topology: str
-    """A slice, such as v5e:4x4, v4:2x2x1, v5p:4x4x4 or v6e:16x16; or cpu, cpu:N, gpu for what is here."""
-    batch: Annotated[str | None, arg(help_behavior_hint="(default: the experiment's)")] = None
-    """Images in one batch on all chips together, or auto: as many as fit, a power of two on each."""
-    sizes: str | None = None
-    """Further slices of the family, with as many images on each chip: 8x8,16x16. All of them make a table."""
-    parallel: Literal["jit"] = "jit"
-    """How the chips share a batch: as one program over all of them."""
-    fully_sharded: bool = False
-    """Divide parameters and moments over the chips too."""
-    data: Annotated[str | None, arg(help_behavior_hint="(default: the experiment's)")] = None
-    """A data set's name, or folder:DIR for one's own images."""
-    data_dir: Annotated[str | None, arg(help_behavior_hint="(default: where TFDS looks)")] = None
-    """Where data sets are."""
 
 
 def plan(command: Plan, words: Sequence[str] = ()) -> int:

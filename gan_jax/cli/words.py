@@ -165,6 +165,66 @@ class Adapt:
     """Where the data sets are, if not where they were."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Compile a step for a TPU slice that is not there, and show what it costs; words after -- are fields."""
+
+    experiment: Annotated[Positional[str], arg(metavar="EXPERIMENT")]
+    """A name that `gan-jax list` shows, or the path of a .py file."""
+    topology: str
+    """A slice, such as v5e:4x4, v4:2x2x1, v5p:4x4x4 or v6e:16x16; or cpu, cpu:N, gpu for what is here."""
+    batch: Annotated[str | None, arg(help_behavior_hint="(default: the experiment's)")] = None
+    """Images in one batch on all chips together, or auto: as many as fit, a power of two on each."""
+    sizes: str | None = None
+    """Further slices of the family, with as many images on each chip: 8x8,16x16. All of them make a table."""
+    parallel: Literal["jit"] = "jit"
+    """How the chips share a batch: as one program over all of them."""
+    fully_sharded: bool = False
+    """Divide parameters and moments over the chips too."""
+    data: Annotated[str | None, arg(help_behavior_hint="(default: the experiment's)")] = None
+    """A data set's name, or folder:DIR for one's own images."""
+    data_dir: Annotated[str | None, arg(help_behavior_hint="(default: where TFDS looks)")] = None
+    """Where data sets are."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Train an experiment on a TPU slice that is rented for it; words after -- are those of gan-jax train."""
+
+    experiment: Annotated[Positional[str], arg(metavar="EXPERIMENT")]
+    """A name that `gan-jax list` shows, or the path of a .py file."""
+    backend: str
+    """queued (Cloud TPU), gce (Compute Engine), sky (SkyPilot), or local:N for N processes of this machine."""
+    slice: str | None = None
+    """What is rented: v5e-16, v4-8, v5p-8, v6e-8 ..."""
+    zone: str | None = None
+    """Google's zone: us-central1-a."""
+    project: Annotated[str | None, arg(help_behavior_hint="(default: gcloud's)")] = None
+    """The project that pays."""
+    runtime: Annotated[str | None, arg(help_behavior_hint="(default: the slice's usual one)")] = None
+    """The image of the machines."""
+    bucket: str | None = None
+    """gs://NAME, where the run is kept."""
+    name: Annotated[str | None, arg(help_behavior_hint="(default: gan-jax-EXPERIMENT)")] = None
+    """Of what is created."""
+    run: Annotated[str | None, arg(help_behavior_hint="(default: runs/NAME)")] = None
+    """The run's directory, in the bucket; one that is there is resumed."""
+    wheel: Annotated[Path | None, arg(help_behavior_hint="(default: the one in dist)")] = None
+    """This library, as `pip wheel --no-deps -w dist .` makes it."""
+    requirements: Path = Path("requirements-tpu.txt")
+    """A lock of what the wheel needs; where there is none, the newest is installed."""
+    spot: bool = False
+    """Rent what can be taken away, for less."""
+    retries: int = 3
+    """How often a slice that was taken away is rented anew."""
+    wait: int = 360
+    """Minutes to wait for a slice, each time."""
+    keep: bool = False
+    """Leave the slice running, and paid for, in the end."""
+    dry_run: bool = False
+    """Show what would be executed, and touch nothing."""
+
+
 def check_seed(seed: int) -> None:
     """Raise ValueError for a seed that JAX would wrap to another one's."""
     if not 0 <= seed < 2**32:

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from gan_jax.arithmetic import require_positive
+from gan_jax.arithmetic import all_finite, require_positive
 from gan_jax.base import Batch, Environment, Hyper, Key, Learner, Metrics, State, Task
 from gan_jax.meta import inner
 from gan_jax.meta.tasks import Tasks
@@ -317,7 +317,7 @@ def control(
         now, clipped = turned(actions, episode.numbers, action)
         state, metrics = trained(start, episode, now, train_key)
         found = judged(start, now, judge_key, state)
-        lives = _finite((state, metrics, found)) & (found < high)
+        lives = all_finite((state, metrics, found)) & (found < high)
         keep = partial(jnp.where, lives)
         state, metrics = jax.tree.map(keep, (state, metrics), (episode.learner, episode.metrics))
         found = keep(jnp.maximum(found, low), high)
@@ -339,11 +339,6 @@ def control(
             raise ValueError(f"there is no metric {name!r} to watch: there is {', '.join(shapes)}")
     choices = (CHOICES,) * len(actions.dials)
     return Environment(draw, reset, step, choices, len(observed(actions, watch)), horizon)
-
-
-def _finite(tree: Any) -> Bool[Array, ""]:
-    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
 
 
 def _scales(panel: Panel) -> tuple[Array, Array, Array]:

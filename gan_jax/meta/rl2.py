@@ -21,8 +21,9 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from gan_jax.arithmetic import Scalar
-from gan_jax.base import Batches, Environment, Key, Metrics, Program
+from gan_jax.base import Environment, Key, Metrics, Program
 from gan_jax.meta.environments import Agent, Moment, Seen, play, total
+from gan_jax.meta.tasks import NOTHING
 from gan_jax.rules.gradients import check
 
 
@@ -170,8 +171,7 @@ def rl2(environment: Environment, optimiser: optax.GradientTransformation, confi
 
 def program(learner: RL2, *, steps: int, chunk: int = 1) -> Program:
     """Return a learner as what the training loop runs; it is fed with nothing."""
-    stream = Batches({}, lambda arrays, key, step: {})
-    return Program(learner.init, learner.step, stream, lambda key, state: {}, steps=steps, chunk=chunk)
+    return Program(learner.init, learner.step, NOTHING, lambda key, state: {}, steps=steps, chunk=chunk)
 
 
 def gae(

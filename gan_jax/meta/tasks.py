@@ -71,6 +71,10 @@ def batches(tasks: Tasks, count: int) -> Batches:
     return Batches(tasks.arrays, draw)
 
 
+# The stream of what draws all that it learns from by itself.
+NOTHING = Batches({}, lambda arrays, key, step: {})
+
+
 def sinusoids(
     shots: int = 10,
     queries: int = 10,

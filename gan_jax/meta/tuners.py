@@ -16,10 +16,11 @@ import optax
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from gan_jax.base import Batches, Environment, Key, Metrics, Pair, Program
+from gan_jax.base import Environment, Key, Metrics, Pair, Program
 from gan_jax.meta import control, evolution, rl2
 from gan_jax.meta.control import CHOICES, KEEP, Episode, Panel, Start, anywhere, at, turned
 from gan_jax.meta.environments import Agent, Seen, play, total
+from gan_jax.meta.tasks import NOTHING
 from gan_jax.rules.gradients import check
 
 
@@ -332,9 +333,7 @@ def schedule(
         moved: Any = optax.apply_updates(weights, updates)
         return (moved, moments), {"schedule/reward": -metrics["loss"]}
 
-    return Program(
-        init, step, Batches({}, lambda arrays, key, step: {}), lambda key, state: {}, steps=steps, chunk=chunk
-    )
+    return Program(init, step, NOTHING, lambda key, state: {}, steps=steps, chunk=chunk)
 
 
 def _mask(panel: Panel, names: Sequence[str]) -> Bool[np.ndarray, " heads"]:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from gan_jax.arithmetic import all_finite
 from gan_jax.base import Continue, Hook, Metrics, State, Stop
 
 Leaves = Mapping[str, Any]
@@ -88,9 +89,7 @@ def checksum(leaf: Array) -> Array:
 @jax.jit
 def _examine(leaves: Leaves) -> tuple[dict[str, Array], Array]:
     """The checksums, and whether all floats are finite, on the device that holds the leaves."""
-    floats = [leaf for leaf in leaves.values() if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    finite = jnp.asarray([jnp.isfinite(leaf).all() for leaf in floats]).all()
-    return {name: checksum(leaf) for name, leaf in leaves.items()}, finite
+    return {name: checksum(leaf) for name, leaf in leaves.items()}, all_finite(leaves)
 
 
 def _filled(leaves: Leaves) -> Leaves:
