@@ -179,7 +179,7 @@ class Environment(NamedTuple):
 class Batches(NamedTuple):
     """A stream of batches that is a function of (key, step), so that a run can resume exactly.
 
-    arrays: what is kept on the device; {} where batches are sampled.
+    arrays: what is kept on the device, put there when training begins; {} where batches are sampled.
     draw: `(arrays, key, step) -> batch` with leaves [batches, B, ...], inside the compiled step; for a meta-learner,
         tasks with leaves [T, K, ...].
     """

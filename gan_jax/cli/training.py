@@ -79,13 +79,12 @@ def _located(options: RunOptions) -> RunOptions:
 class _Run(NamedTuple):
     """A run that is ready to train: begun, or restored to where it stood, with notes of what is not as it was.
 
-    program: what is trained, on all devices. watched: the same for a state that lies on one of them.
+    program: what is trained, on all devices.
     """
 
     directory: Path
     record: "Record"
     program: "Program"
-    watched: "Program"
     checkpoints: "Checkpoints"
     start: "tuple[int, State] | None" = None
     notes: tuple[str, ...] = ()
@@ -200,13 +199,12 @@ def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run
     elif jax.device_count() > 1:
         trained = parallel.global_view(program, parallel.mesh(), fully_sharded=options.fully_sharded)
         like = parallel.placed(like, parallel.mesh(), fully_sharded=options.fully_sharded)
-    watched = trained._replace(batches=program.batches)
     if past is None:
         loop.check(trained, jax.random.key(record.seed))
         distributed.barrier("the directory is vacant")
         if distributed.first():
             runs.create(directory, record)
-        return _Run(directory, record, trained, watched, Checkpoints(directory / "checkpoints"))
+        return _Run(directory, record, trained, Checkpoints(directory / "checkpoints"))
     notes = tuple(f"{note}: the run may not end as it would have" for note in runs.check_same(directory, past, record))
     if watch.rows(directory / watch.ALARM_ROWS):
         notes += ("the run was stopped by an alarm and rolled back: the same steps come again, and end alike",)
@@ -221,9 +219,9 @@ def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run
     if distributed.first():  # what the run was begun with stays on record
         runs.write(directory, dataclasses.replace(record, sha256=past.sha256, provenance=past.provenance))
     if restored is None:
-        return _Run(directory, record, trained, watched, checkpoints, None, notes)
+        return _Run(directory, record, trained, checkpoints, None, notes)
     start = restored.step, restored.state
-    return _Run(directory, record, trained, watched, checkpoints, start, (*notes, *restored.notes))
+    return _Run(directory, record, trained, checkpoints, start, (*notes, *restored.notes))
 
 
 def train(name: str, words: Sequence[str]) -> int:
@@ -280,19 +278,19 @@ def _run(run: _Run, again: str) -> int:
     from gan_jax.training import diagnosis, distributed, loop, parallel, records, runs
     from gan_jax.training.watch import Watch, rows
 
-    directory, record, program, watched, checkpoints, start, notes = run
+    directory, record, program, checkpoints, start, notes = run
     process.note(notes)
     writer = records.Records(
         directory,
         steps=record.steps,
         start=start[0] if start else 0,
-        images_per_step=records.images_per_step(watched),
+        images_per_step=records.images_per_step(program),
     )
     score = program.score
     watch = Watch(
         directory,
         # A checkpoint of the best is saved by all; what it is judged by, each computes alone.
-        watched._replace(score=score and distributed.agreed(lambda key, state: score(key, parallel.whole(state)))),
+        program._replace(score=score and distributed.agreed(lambda key, state: score(key, parallel.whole(state)))),
         runs.sampling_key(record.seed),
         checkpoints,
         start=start[0] if start else 0,
@@ -301,7 +299,7 @@ def _run(run: _Run, again: str) -> int:
     watching = [watch.hook(record.score_every)] if record.score_every and score else []
     if record.probe_every and program.game:
         begin, probing = start[0] if start else 0, runs.sampling_key(record.seed)
-        probes = diagnosis.probes(directory, watched, probing, record.probe_every, start=begin)
+        probes = diagnosis.probes(directory, program, probing, record.probe_every, start=begin)
         watching.append(parallel.seeing_whole(probes))
     key, looking = jax.random.key(record.seed), runs.sampling_key(record.seed)
     pictures = records.pictures(directory, program.observe, looking, record.picture_every)

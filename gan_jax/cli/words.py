@@ -59,7 +59,7 @@ class RunOptions:
     parallel: Literal["jit", "shard_map", "pmap"] = "jit"
     """How several devices share a batch: as one program over all of them, or each by itself where that is supported."""
     fully_sharded: bool = False
-    """Divide parameters and moments over the devices too, to save memory."""
+    """Divide parameters, moments and the data set over the devices too, to save memory."""
     cells: str = "*"
     """Which cells of a study are computed, as a pattern: 'grid-*'."""
 
@@ -75,7 +75,7 @@ class RunOptions:
                 hint = "0 or more" if below > 1 else f"0 or more, and less than {below}"
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give {hint}; 0 switches it off")
         if self.fully_sharded and self.parallel != "jit":
-            raise ValueError(f"--fully-sharded with --parallel {self.parallel}: only jit divides parameters")
+            raise ValueError(f"--fully-sharded with --parallel {self.parallel}: only jit divides them")
         check_seed(self.seed)
 
 
@@ -180,7 +180,7 @@ class Plan:
     parallel: Literal["jit"] = "jit"
     """How the chips share a batch: as one program over all of them."""
     fully_sharded: bool = False
-    """Divide parameters and moments over the chips too."""
+    """Divide parameters, moments and the data set over the chips too."""
     data: Annotated[str | None, arg(help_behavior_hint="(default: the experiment's)")] = None
     """A data set's name, or folder:DIR for one's own images."""
     data_dir: Annotated[str | None, arg(help_behavior_hint="(default: where TFDS looks)")] = None

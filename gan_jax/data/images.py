@@ -1,4 +1,8 @@
-"""Image sets in memory: found, decoded once, kept on the device as uint8, and drawn inside the compiled step."""
+"""Image sets in memory: found, decoded once, kept on the device as uint8, and drawn inside the compiled step.
+
+Every process of a run reads a whole set, which its scores and its digest need. What its devices keep is another matter,
+see `training.parallel.resident`.
+"""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Int, Int32, UInt8
 
 from gan_jax.arithmetic import to_uint8 as to_uint8  # the way back from `to_float`, which metrics need too
 from gan_jax.base import Batch, Batches, Key
@@ -63,6 +67,22 @@ def to_float(image: UInt8[Array | np.ndarray, "..."]) -> Float32[Array, "..."]:
     return jnp.asarray(image).astype(jnp.float32) / 127.5 - 1
 
 
+def rows(image: UInt8[np.ndarray, "N H W C"]) -> UInt8[np.ndarray, "N pixels"]:
+    """Return images as they are kept on a device: one row each.
+
+    Taking a few of many is then a copy of rows. From an array of four axes a TPU, which lays the last two out in tiles,
+    first rearranges all of it, in each step.
+    """
+    return image.reshape(len(image), -1)
+
+
+def taken(
+    kept: UInt8[Array, "N pixels"], index: Int[Array | np.ndarray, "*shape"], shape: tuple[int, int, int]
+) -> Float32[Array, "*shape H W C"]:
+    """Return the images at these places of `rows`, each of `shape`, in [-1, 1]."""
+    return to_float(jnp.asarray(kept)[index].reshape(*index.shape, *shape))
+
+
 def batches(split: Split, size: int, count: int = 1) -> Batches:
     """Return the endless stream of `{"image": [count, size, H, W, C], "label": [count, size]}`.
 
@@ -77,14 +97,14 @@ def batches(split: Split, size: int, count: int = 1) -> Batches:
     if min(size, count) < 1 or size * count > total:
         wanted = f"a step draws {count} batches of {size} from the {total} images of {split.name!r}"
         raise ValueError(f"{wanted}: it can draw between 1 and {total} in all")
-    arrays = {"image": split.image} | ({} if split.label is None else {"label": split.label})
+    arrays = {"image": rows(split.image)} | ({} if split.label is None else {"label": split.label})
 
     def draw(arrays: dict[str, Array], key: Key, step: Array) -> Batch:
         index = order.indices(key, step, count * size, total).reshape(count, size)
-        batch = {name: array[index] for name, array in arrays.items()}
-        return batch | {"image": to_float(batch["image"])}
+        labels = {"label": jnp.asarray(arrays["label"])[index]} if "label" in arrays else {}
+        return {"image": taken(arrays["image"], index, split.image.shape[1:]), **labels}
 
-    return Batches({name: jnp.asarray(array) for name, array in arrays.items()}, draw)
+    return Batches(arrays, draw)
 
 
 def digest(images: Images) -> str:

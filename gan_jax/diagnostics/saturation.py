@@ -50,11 +50,14 @@ def saturation(objective: Objective, real: Logits, fake: Logits, *, threshold: f
     _, full = _slopes(objective.generator, undecided, undecided)
     on_both = jnp.stack(_slopes(objective.discriminator, real, fake))
     full_on_both = jnp.stack(_slopes(objective.discriminator, undecided, undecided))
-    wins = jnp.sign(real[:, None] - fake[None, :])
+    # Fake logits below a real one, and those not above it, by their places in order: all pairs of a large batch that is
+    # divided over many devices would be most of a step.
+    ordered = jnp.sort(fake)
+    below, not_above = (jnp.searchsorted(ordered, real, side=side) for side in ("left", "right"))
     return {
         "generator/saturated": vanished(on_fake, full),
         "discriminator/saturated": vanished(on_both, full_on_both),
-        "discriminator/accuracy": jnp.mean((1 + wins) / 2),
+        "discriminator/accuracy": jnp.mean((below + not_above) / (2 * fake.size)),
         "discriminator/margin": jnp.mean(real) - jnp.mean(fake),
     }
 

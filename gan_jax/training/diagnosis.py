@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gan_jax.base import Continue, Hook, Key, Metrics, Program, State
+from gan_jax.base import Batch, Continue, Hook, Key, Metrics, Program, State
 from gan_jax.diagnostics import termination
 from gan_jax.diagnostics.gradients import agreement, gradients
 from gan_jax.diagnostics.spectrum import Spectrum, analyse, probe
 from gan_jax.diagnostics.termination import ALARMS, Criteria, Verdict
-from gan_jax.training import records, watch
+from gan_jax.training import parallel, records, watch
 from gan_jax.training.runs import Record
 
 PROBES = "probes.jsonl"
@@ -47,21 +47,23 @@ class Diagnosis(NamedTuple):
 def prober(program: Program, *, products: int) -> Callable[[Key, State], Probed]:
     """Return `(key, state) -> Probed`, on one batch of at most 64, compiled once, for a program that is a game.
 
+    The state lies on one device. Where the program's data lie on several, all processes take part in drawing.
+
     products: with the game's Jacobian; more of them see more of its spectrum.
     """
+    arrays, draw = program.batches
+    drawn = jax.jit(lambda arrays, key: jax.tree.map(lambda leaf: leaf[0, :_BATCH], draw(arrays, key, jnp.int32(0))))
 
     @jax.jit
-    def look(key: jax.Array, state: State) -> tuple[Mapping[str, jax.Array], jax.Array]:
+    def look(key: jax.Array, state: State, batch: Batch) -> tuple[Mapping[str, jax.Array], jax.Array]:
         game, point = program.game(state)  # pyrefly: ignore[not-callable]  # the caller's to check
-        drawn = program.batches.draw(program.batches.arrays, key, jnp.int32(0))
-        batch = jax.tree.map(lambda leaf: leaf[0, :_BATCH], drawn)
         sizes = {**gradients(game, key, point, batch)}
         if all(len(leaf) > 1 for leaf in jax.tree.leaves(batch)):
             sizes |= agreement(game, key, point, batch)
         return sizes, probe(game, key, point, batch, products=products)
 
     def examine(key: Key, state: State) -> Probed:
-        sizes, hessenberg = jax.device_get(look(key, state))
+        sizes, hessenberg = jax.device_get(look(key, state, parallel.whole(drawn(arrays, key))))
         return Probed({name: float(value) for name, value in sizes.items()}, analyse(hessenberg))
 
     return examine

@@ -55,13 +55,45 @@ def placed(like: State, mesh: Mesh, *, fully_sharded: bool = False) -> State:
     return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like, places)
 
 
+def resident(arrays: Any, mesh: Mesh, *, fully_sharded: bool = False) -> Any:
+    """Return shapes and types of what batches are drawn from, with places: on every device, or divided along examples.
+
+    With `fully_sharded`, a device keeps a share of the rows of each array of 4,096 elements or more, and each process
+    puts only its own ones there. Drawing then costs a collective as large as the batch. Rows are added until the
+    devices divide them.
+    """
+
+    def place(leaf: Any) -> jax.ShapeDtypeStruct:
+        divided = fully_sharded and leaf.ndim and leaf.size >= SMALLEST_SHARDED
+        count = (-(-leaf.shape[0] // mesh.size) * mesh.size,) if divided else leaf.shape[:1]
+        spec = PartitionSpec(AXIS) if divided else PartitionSpec()
+        return jax.ShapeDtypeStruct((*count, *leaf.shape[1:]), leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, arrays)
+
+
 def put(leaf: Any, place: Sharding | None) -> Array:
     """Return an array, which every process holds whole, at a place; None is the default device."""
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # a key is put implicitly, its bits explicitly
         return jax.random.wrap_key_data(put(jax.random.key_data(leaf), place), impl=jax.random.key_impl(leaf))
     if place is None or place.is_fully_addressable:
         return jax.device_put(leaf, place)
-    return jax.make_array_from_process_local_data(place, np.asarray(leaf))
+    return jax.make_array_from_callback(leaf.shape, place, lambda index: np.asarray(leaf)[index])
+
+
+def _put_rows(leaf: Any, like: jax.ShapeDtypeStruct) -> Array | jax.ShapeDtypeStruct:
+    """Return an array, which every process holds whole, at the place of `like`, with rows of zeros up to its shape."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return like
+    if leaf.shape == like.shape:
+        return put(leaf, like.sharding)
+
+    def rows(index: tuple[slice, ...] | None) -> np.ndarray:
+        own = np.asarray(leaf[index])
+        missing = like.sharding.shard_shape(like.shape)[0] - len(own)  # pyrefly: ignore[missing-attribute]
+        return np.pad(own, [(0, missing)] + [(0, 0)] * (own.ndim - 1))
+
+    return jax.make_array_from_callback(like.shape, like.sharding, rows)
 
 
 @partial(jax.jit, static_argnames="place")
@@ -91,10 +123,11 @@ def global_view(program: Program, mesh: Mesh, *, fully_sharded: bool = False) ->
     Batches [batches, B, ...] are divided along B, and a meta-learner's tasks [T, ...] along T.
 
     Args:
-        program: any; its step is written for the whole batch.
+        program: any; its step is written for the whole batch. Its arrays may be shapes and types alone, to be compiled
+            for devices that are not there.
         mesh: of one axis.
-        fully_sharded: divide the large arrays of the state too, see `layout`. A device then holds about 1 / devices of
-            parameters and moments, which are gathered as they are needed.
+        fully_sharded: divide the large arrays of the state too, see `layout`, and those that batches are drawn from,
+            see `resident`. A device then holds about 1 / devices of them, which are gathered as they are needed.
 
     Raises (when traced):
         ValueError: if the devices do not divide a batch.
@@ -103,8 +136,15 @@ def global_view(program: Program, mesh: Mesh, *, fully_sharded: bool = False) ->
     def held(state: State) -> State:
         return lax.with_sharding_constraint(state, layout(state, mesh, fully_sharded=fully_sharded))
 
+    arrays = program.batches.arrays
+    places = resident(arrays, mesh, fully_sharded=fully_sharded)
+    counts = [leaf.shape[:1] for leaf in jax.tree.leaves(arrays)]
+
     def draw(arrays: Any, key: Key, step: Any) -> Any:
-        batch = program.batches.draw(arrays, key, step)
+        # The shares of an array that the devices do not divide are those of the one with added rows: nothing is moved.
+        leaves, tree = jax.tree.flatten(arrays)
+        known = [leaf[: count[0]] if count else leaf for leaf, count in zip(leaves, counts, strict=True)]
+        batch = program.batches.draw(jax.tree.unflatten(tree, known), key, step)
         axis = _example_axis(batch)
         _check_divides(batch, axis, mesh.size)
 
@@ -125,9 +165,7 @@ def global_view(program: Program, mesh: Mesh, *, fully_sharded: bool = False) ->
     return program._replace(
         init=lambda key: held(program.init(key)),
         step=step,
-        batches=Batches(
-            jax.tree.map(lambda leaf: put(leaf, NamedSharding(mesh, PartitionSpec())), program.batches.arrays), draw
-        ),
+        batches=Batches(jax.tree.map(_put_rows, arrays, places), draw),
     )
 
 

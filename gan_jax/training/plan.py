@@ -127,17 +127,14 @@ def compile_step(program: Program, mesh: Mesh, *, fully_sharded: bool = False) -
     Args:
         program: as an experiment builds it, for the batch of all devices together.
         mesh: of one axis.
-        fully_sharded: divide the large arrays of the state too, as `parallel.global_view` does.
+        fully_sharded: divide the large arrays of state and data too, as `parallel.global_view` does.
 
     Raises:
         ValueError: if the devices do not divide the batch.
         DoesNotFit: if the compiler finds that it needs more memory than there is.
     """
-    arguments = _arguments(program, mesh, fully_sharded)
-    # Arrays cannot be put on devices that are not there; the step is given their shapes instead.
-    bare = program._replace(batches=program.batches._replace(arrays={}))
-    view = parallel.global_view(bare, mesh, fully_sharded=fully_sharded)
-    lowered = loop.compile_chunk(view, 1).lower(*arguments)  # pyrefly: ignore[missing-attribute]  # it is jitted
+    view = _view(program, mesh, fully_sharded)
+    lowered = loop.compile_chunk(view, 1).lower(*_arguments(view, mesh, fully_sharded))  # pyrefly: ignore[missing-attribute]  # it is jitted
     try:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -153,7 +150,7 @@ def plan(program: Program, mesh: Mesh, chip: Chip | None = None, *, fully_sharde
     begun = time.monotonic()
     compiled = compile_step(program, mesh, fully_sharded=fully_sharded)
     seconds = time.monotonic() - begun
-    _, state, arrays, _ = _arguments(program, mesh, fully_sharded)
+    _, state, arrays, _ = _arguments(_view(program, mesh, fully_sharded), mesh, fully_sharded)
     parameters = None
     if (play := program.game) is not None:
         params = jax.eval_shape(lambda state: play(state)[1].params, state)
@@ -182,7 +179,14 @@ def plan(program: Program, mesh: Mesh, chip: Chip | None = None, *, fully_sharde
     )
 
 
-def _arguments(program: Program, mesh: Mesh, fully_sharded: bool) -> tuple[Any, Any, Any, Any]:
+def _view(program: Program, mesh: Mesh, fully_sharded: bool) -> Program:
+    """The program on a mesh, with shapes of its arrays, as they cannot be put on devices that are not there."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), program.batches.arrays)
+    abstract = program._replace(batches=program.batches._replace(arrays=shapes))
+    return parallel.global_view(abstract, mesh, fully_sharded=fully_sharded)
+
+
+def _arguments(view: Program, mesh: Mesh, fully_sharded: bool) -> tuple[Any, Any, Any, Any]:
     """The key, the state, the resident arrays and the number of the step, as shapes with their places."""
     everywhere = NamedSharding(mesh, PartitionSpec())
 
@@ -190,8 +194,8 @@ def _arguments(program: Program, mesh: Mesh, fully_sharded: bool) -> tuple[Any, 
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere)
 
     key = jax.random.key(0)
-    state = parallel.placed(loop.abstract(program, key), mesh, fully_sharded=fully_sharded)
-    return shape(key), state, jax.tree.map(shape, program.batches.arrays), shape(jnp.int32(0))
+    state = parallel.placed(loop.abstract(view, key), mesh, fully_sharded=fully_sharded)
+    return shape(key), state, view.batches.arrays, shape(jnp.int32(0))
 
 
 def _bytes(tree: Any) -> int:

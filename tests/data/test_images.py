@@ -72,10 +72,12 @@ def test_a_batch_is_the_examples_that_the_order_names(channels):
     np.testing.assert_allclose(batch["image"], scaled, atol=1e-6)
 
 
-def test_images_lie_on_the_device_as_bytes():
-    arrays, _ = images.batches(numbered(50), 8)
-    assert all(isinstance(array, jax.Array) for array in arrays.values())
-    assert {name: array.dtype for name, array in arrays.items()} == {"image": jnp.uint8, "label": jnp.int32}
+def test_images_are_kept_as_rows_of_bytes_and_copied_by_nobody_before_they_are_put():
+    split = numbered(50)
+    arrays, _ = images.batches(split, 8)
+    kinds = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    assert kinds == {"image": ((50, 6), jnp.uint8), "label": ((50,), jnp.int32)}
+    assert np.shares_memory(arrays["image"], split.image)
 
 
 def test_an_unlabelled_split_yields_no_labels():

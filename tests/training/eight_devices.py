@@ -12,9 +12,10 @@ import gan_jax
 from gan_jax import cli
 from gan_jax.augment import compose, instance_noise, translation
 from gan_jax.base import Batches, Continue, Hook, Program
+from gan_jax.data import images
 from gan_jax.meta import inner, tasks
 from gan_jax.meta.maml import maml
-from gan_jax.training import loop, parallel
+from gan_jax.training import loop, parallel, plan
 from gan_jax.training.checkpoints import Checkpoints
 from tests.meta.quadratic import quadratic
 from tests.training.gans import FAMILIES, program
@@ -190,6 +191,26 @@ def test_a_divided_state_is_the_same_run_and_a_share_of_the_memory(monkeypatch):
         assert {shard.data.shape for shard in layers[0]["kernel"].addressable_shards} == {(3, 1)}
     assert apart(seen[0], state) == 0
     assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(seen[0]))
+
+
+def test_divided_data_are_drawn_alike_and_only_the_batch_is_sent(monkeypatch):
+    """61 rows on 8 devices, which do not divide them: 8 on each, the last 3 of which are nobody's."""
+    monkeypatch.setattr(parallel, "SMALLEST_SHARDED", 16)
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 4, 4, 1), np.uint8)
+    split = images.Split("train", pixels, np.arange(61, dtype=np.int32))
+    made = program("mlp")._replace(batches=images.batches(split, 8))
+    view = parallel.global_view(made, devices(8), fully_sharded=True)
+    arrays, draw = view.batches
+    assert {shard.data.shape for shard in arrays["image"].addressable_shards} == {(8, 16)}
+    np.testing.assert_array_equal(np.asarray(arrays["image"])[:61], pixels.reshape(61, 16))
+    for step in range(8):  # an epoch and the beginning of the next
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            jax.jit(draw)(arrays, KEY, step),
+            jax.jit(made.batches.draw)(made.batches.arrays, KEY, step),
+        )
+    text = jax.jit(draw).lower(arrays, KEY, 0).compile().as_text()
+    assert sum(found.bytes for found in plan.collectives(text)) < 2 * 8 * 16
 
 
 @pytest.mark.parametrize("fully_sharded", [pytest.param(False, marks=full), True])

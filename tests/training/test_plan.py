@@ -127,7 +127,8 @@ def test_arguments_are_the_state_and_the_data(planned):
         ("divided", PARAMETERS, PARAMETERS // 8),
     ):
         one = planned[name]
-        assert (one.state, one.data) == (4 * parameters, 4 * 2 * BATCH * width)
+        shares = 8 if name == "divided" else 1
+        assert (one.state, one.data) == (4 * parameters, 4 * 2 * BATCH * width // shares)
         assert one.arguments == one.state + one.data + step
         assert one.outputs <= 128  # the state is donated
         assert plans.used(one) == one.arguments + one.outputs + one.temporaries + one.code
@@ -135,10 +136,14 @@ def test_arguments_are_the_state_and_the_data(planned):
     assert planned["gradient"].temporaries < planned["alone"].temporaries / 4
 
 
-def test_a_divided_state_is_gathered(planned):
-    gathered = {each.kind: each for each in planned["divided"].collectives}["all-gather"]
-    assert gathered.bytes == 4 * PARAMETERS // 8
-    assert plans.sent(gathered, 8) == 7 / 8 * 4 * PARAMETERS
+def test_a_divided_state_is_gathered_and_a_batch_of_divided_data_is_summed(planned):
+    """Each device has the rows of a batch that are its own, and zeros for the others'."""
+    found = {each.kind: each for each in planned["divided"].collectives}
+    which_rows = 4 * BATCH // 8
+    gathered, reduced = found["all-gather"], found["all-reduce"]
+    assert 4 * PARAMETERS // 8 <= gathered.bytes <= 4 * PARAMETERS // 8 + which_rows
+    assert plans.sent(gathered, 8) == 7 * gathered.bytes
+    assert reduced == Collective("all-reduce", 2, 4 * PARAMETERS + 4 * BATCH * PARAMETERS)
 
 
 # Rooflines.
