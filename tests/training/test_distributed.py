@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -197,6 +198,28 @@ def test_a_signal_to_one_saves_at_the_same_step_on_all(tmp_path, told):
         last = checkpoints.steps[-1]
     assert line.startswith(f"interrupted by SIGTERM at step {last}")
     assert rows(run)[-1]["step"] == last
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("full", [[0], [1], [0, 1]])
+def test_a_full_disk_ends_them_all_and_the_last_good_step_is_gone_on_from(tmp_path, full):
+    """A limit on the length of files stands for the disk: what is longer cannot be written."""
+    run = tmp_path / "run"
+    processes = start(2, [*ENDLESS, "--run", run])
+    wait_for(run, 60, processes)
+    for index in full:
+        resource.prlimit(processes[index].pid, resource.RLIMIT_FSIZE, (100, 100))
+    codes, wrote = end(processes, timeout=60)
+    assert set(codes) <= {4, 75} and any(codes[index] == 4 for index in full), (codes, wrote)
+    for text in wrote:
+        (line,) = [line for line in text.splitlines() if line.startswith("error")]
+        assert len(line) < 400
+    assert "File too large" in "".join(wrote)
+    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        last = checkpoints.steps[-1]
+    assert state(run).steps == last
+    assert end(start(2, [*RING, "--run", run, "--resume", "--steps", last + 20]))[0] == [0, 0]
+    assert state(run).steps == last + 20
 
 
 @pytest.mark.full
