@@ -8,14 +8,16 @@ Cost: not measured as a whole; a step of RL² of 64 trials, 64,000 updates of GA
 A GAN is trained on an unseen task in ten pieces, before each of which a tuner turns both rates, beta1, R1's weight and
 the number of discriminator steps, down, up or not at all. It sees what a practitioner does: losses, outputs,
 saturation, accuracy, the sizes of the gradients and their ratio, its own numbers, the last score and the progress; it
-is rewarded by what the score falls by, an energy distance of samples to points that the GAN has not seen. RL² (Duan et
-al. 2016, arXiv 1611.02779) has two episodes in a task, the first to find out.
+is rewarded by what the logarithm of the score falls by, an energy distance of samples to points that the GAN has not
+seen. RL² (Duan et al. 2016, arXiv 1611.02779) has two episodes in a task, the first to find out. What it has learned
+drives the training of any other GAN: gan-jax train ring --controller RUN.
 
 Mixtures are learned from random shapes of two to five modes, and tested on others (set "alike") and on ten narrow modes
 (set "crowded"). Digits, which are learned from seven classes and tested on the three others, are images: a row of them
 takes hundreds of times as long.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,7 +38,7 @@ from gan_jax.data import images
 from gan_jax.diagnostics.gradients import gradients
 from gan_jax.gan import GAN, GANState, adam, gan
 from gan_jax.meta import control, inner, rl2, tasks, tuners
-from gan_jax.meta.control import Dial, Panel, Start
+from gan_jax.meta.control import Controller, Dial, Panel, Start
 from gan_jax.meta.environments import Agent, trial
 from gan_jax.meta.tuners import Tuner
 from gan_jax.metrics.spread import interval
@@ -176,6 +178,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
             f"{family}-{name}": partial(cell, config, family, name) for family in config.sets for name in config.tuners
         },
         report=partial(report, config),
+        controller=partial(driver, config),
     )
 
 
@@ -273,6 +276,7 @@ def controlled(
         horizon=config.horizon,
         feed=inner.resampled(config.d_steps, config.batch),
         limits=limits,
+        reward=control.log_ratio,
         start=partial(control.anywhere, panel) if config.drawn else None,
         probe=probe,
     )
@@ -358,6 +362,21 @@ def controller(config: Config, parts: Family, name: str, record: Mapping[str, An
     return rl2.rl2(environment, optax.identity(), rl2.Config(hidden=len(weights["value"]))).agent(
         rl2.Weights(**weights)
     )
+
+
+def driver(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Controller:
+    """Return what RL² has learned, on the first of the sets on which it has, as what drives the training of any GAN.
+
+    Raises:
+        ValueError: it has learned nothing yet.
+    """
+    learned = [family for family in config.sets if "weights" in results.get(f"{family}-rl2", {})]
+    if not learned:
+        raise ValueError(f"RL² has not learned yet to control: compute one of the cells {config.sets[0]}-rl2, ...")
+    parts = FAMILIES[learned[0]](config)
+    agent = controller(config, parts, "rl2", results[f"{learned[0]}-rl2"])
+    low, high = parts.limits
+    return Controller(agent, parts.panel, parts.watch, math.log(high / low), config.horizon)
 
 
 def balanced(config: Config, parts: Family) -> Row:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gan_jax.training.runs import load as load
+    from gan_jax.training.models import load as load
 
 __all__ = ["__version__", "load"]
 
@@ -11,7 +11,7 @@ __all__ = ["__version__", "load"]
 def __getattr__(name: str) -> Any:
     # Late, so that the command line answers `--help` without waiting for JAX.
     if name == "load":
-        from gan_jax.training.runs import load
+        from gan_jax.training.models import load
 
         return load
     if name == "__version__":

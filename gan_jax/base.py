@@ -202,6 +202,20 @@ class Adapter(NamedTuple):
     data: str
 
 
+class Tunable(NamedTuple):
+    """A program as a function of its hyperparameters, for what turns them while it trains.
+
+    hyper: the defaults. step: `(hyper, key, state, batch) -> (state, metrics)`.
+    game: `(hyper, state) -> (game, point)`.
+    sample: `(key, state, n) -> [n, ...]`, from the generator as it stands.
+    """
+
+    hyper: Hyper
+    step: Callable[[Hyper, Key, State, Any], tuple[State, Metrics]]
+    game: Callable[[Hyper, State], tuple[Game, Point]]
+    sample: Callable[[Key, State, int], Array]
+
+
 class Program(NamedTuple):
     """What the training loop runs: a GAN, a classifier, a meta-learner.
 
@@ -214,6 +228,7 @@ class Program(NamedTuple):
         better, by which a run is stopped. None where there is none.
     game: `state -> (game, point)`, what diagnostics probe; None for what is no game.
     adapter: of a meta-learned generator of images; None for what does not adapt.
+    tunable: what a controller turns; None for what has no hyperparameters that could change while it trains.
     steps: how long it is trained unless the caller says otherwise.
     chunk: how many steps make one compiled call (1 where convolutions would run inside a scan).
     """
@@ -227,6 +242,7 @@ class Program(NamedTuple):
     score: Callable[[Key, State], Mapping[str, float]] | None = None
     game: Callable[[State], tuple[Game, Point]] | None = None
     adapter: Adapter | None = None
+    tunable: Tunable | None = None
     steps: int = 1000
     chunk: int = 1
 
@@ -244,10 +260,12 @@ class Study(NamedTuple):
     cells: each `directory -> result`, plain JSON values. The directory is the cell's own, for what it must
         keep to go on after an interruption.
     report: `results -> Report`, of the finished cells by name, however few.
+    controller: `results -> meta.control.Controller` for the training of GANs; None for a study that learns none.
     """
 
     cells: Mapping[str, Callable[[Path], Mapping[str, Any]]]
     report: Callable[[Mapping[str, Mapping[str, Any]]], Report]
+    controller: Callable[[Mapping[str, Mapping[str, Any]]], Any] | None = None
 
 
 class Continue(NamedTuple):

@@ -33,6 +33,7 @@ from gan_jax.base import (
     Regularizer,
     State,
     Stats,
+    Tunable,
     UpdateRule,
 )
 from gan_jax.diagnostics.saturation import saturation
@@ -137,6 +138,12 @@ class GAN(NamedTuple):
             measure=measure,
             score=score,
             game=lambda state: (self.game(self.hyper), state.point),
+            tunable=Tunable(
+                self.hyper,
+                self.step,
+                game=lambda hyper, state: (self.game(hyper), state.point),
+                sample=lambda key, state, n: self.sample(key, state.current(), n),
+            ),
             steps=steps,
             chunk=chunk,
         )

@@ -25,10 +25,10 @@ def adapt(command: Adapt) -> int:
         from gan_jax.data import images
         from gan_jax.data import support as supports
         from gan_jax.provenance import provenance
-        from gan_jax.training import pictures, runs
+        from gan_jax.training import models, pictures, runs
 
         process.hush()
-        trained = runs.load(command.run, data_dir=command.data_dir)
+        trained = models.load(command.run, data_dir=command.data_dir)
         adapter = trained.program.adapter
         if adapter is None:
             raise ValueError(

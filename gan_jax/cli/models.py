@@ -9,14 +9,14 @@ from gan_jax.cli.words import Diagnose, Evaluate, Sample, check_seed
 
 if TYPE_CHECKING:  # JAX is imported where it is needed: `--help` does not wait for it
     from gan_jax.evaluation import Progress
-    from gan_jax.training.runs import Trained
+    from gan_jax.training.models import Trained
 
 
 def _load(run: Path, data_dir: str | None) -> "Trained":
-    from gan_jax.training import runs
+    from gan_jax.training import models
 
     process.hush()
-    return runs.load(run, data_dir=data_dir)
+    return models.load(run, data_dir=data_dir)
 
 
 def sample(command: Sample) -> int:
@@ -130,13 +130,13 @@ def diagnose(command: Diagnose) -> int:
 
         import jax
 
-        from gan_jax.training import diagnosis, pictures, runs
+        from gan_jax.training import diagnosis, models, pictures
 
         process.hush()
         process.keep_compiled()
-        record = runs.model_record(command.run)
+        record = models.model_record(command.run)
         probed = step = None
-        if command.products and (trained := runs.newest(command.run, data_dir=command.data_dir)):
+        if command.products and (trained := models.newest(command.run, data_dir=command.data_dir)):
             if trained.program.game:
                 examine, step = diagnosis.prober(trained.program, products=command.products), trained.step
                 probed = examine(jax.random.key(command.seed), trained.state)

@@ -69,11 +69,12 @@ def _typed(name: str, experiment: Experiment, module: ModuleType, words: Sequenc
 
 
 def _located(options: RunOptions) -> RunOptions:
-    """The options with whole paths to data, so that the run finds it from any directory."""
+    """The options with whole paths, so that the run finds what they name from any directory."""
     kind, colon, path = (options.data or "").partition(":")
     data = f"folder:{Path(path).absolute()}" if (kind, colon) == ("folder", ":") else options.data
     data_dir = None if options.data_dir is None else str(Path(options.data_dir).absolute())
-    return dataclasses.replace(options, data=data, data_dir=data_dir)
+    controller = None if options.controller is None else str(Path(options.controller).absolute())
+    return dataclasses.replace(options, data=data, data_dir=data_dir, controller=controller)
 
 
 class _Run(NamedTuple):
@@ -176,18 +177,22 @@ def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run
     import jax
 
     from gan_jax.provenance import provenance
-    from gan_jax.training import distributed, loop, parallel, runs, watch
+    from gan_jax.training import distributed, loop, models, parallel, runs, watch
     from gan_jax.training.checkpoints import Checkpoints
 
     options, config, directory, past = typed
     assert not isinstance(past, runs.StudyRecord)
+    steps, kept, held = options.steps or program.steps, None, ()
+    if options.controller is not None:
+        kept = models.read_controller(directory) if past else models.controller(Path(options.controller), steps)
+        program, held = models.steered(program, kept)
     record = runs.Record(
         experiment=experiment.name,
         path=runs.recorded_path(experiment),
         sha256=runs.sha256(experiment),
         data_sha256=runs.data_sha256(program),
         config=runs.to_json(config),
-        steps=options.steps or program.steps,
+        steps=steps,
         chunk=options.chunk or program.chunk,
         provenance=provenance(),
         **{option: getattr(options, option) for option in RECORDED},
@@ -203,8 +208,8 @@ def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run
         loop.check(trained, jax.random.key(record.seed))
         distributed.barrier("the directory is vacant")
         if distributed.first():
-            runs.create(directory, record)
-        return _Run(directory, record, trained, Checkpoints(directory / "checkpoints"))
+            runs.create(directory, record, kept)
+        return _Run(directory, record, trained, Checkpoints(directory / "checkpoints"), None, held)
     notes = tuple(f"{note}: the run may not end as it would have" for note in runs.check_same(directory, past, record))
     if watch.rows(directory / watch.ALARM_ROWS):
         notes += ("the run was stopped by an alarm and rolled back: the same steps come again, and end alike",)

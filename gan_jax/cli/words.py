@@ -17,8 +17,24 @@ T = TypeVar("T")
 _INTERVALS = ("log_every", "picture_every", "checkpoint_every")
 _WATCH = ("score_every", "probe_every", "patience", "equilibrium")
 _DEVICES = ("parallel", "fully_sharded")
-RECORDED = ("seed", "data", "data_dir", *_INTERVALS, *_WATCH, *_DEVICES)  # options that a run records as they are
-OF_RUNS = ("steps", "chunk", "seed", *_INTERVALS, *_WATCH, *_DEVICES)  # options that a study has no use for
+RECORDED = (
+    "seed",
+    "data",
+    "data_dir",
+    "controller",
+    *_INTERVALS,
+    *_WATCH,
+    *_DEVICES,
+)  # options that a run records as they are
+OF_RUNS = (
+    "steps",
+    "chunk",
+    "seed",
+    "controller",
+    *_INTERVALS,
+    *_WATCH,
+    *_DEVICES,
+)  # options that a study has no use for
 OF_STUDIES = ("cells",)  # and a run has none
 _OWN = arg(help_behavior_hint="(default: the experiment's)")
 PLAIN = (tyro.conf.DisallowNone, arg(name=""))  # without a prefix; None only by not typing the option
@@ -60,6 +76,8 @@ class RunOptions:
     """How several devices share a batch: as one program over all of them, or each by itself where that is supported."""
     fully_sharded: bool = False
     """Divide parameters, moments and the data set over the devices too, to save memory."""
+    controller: Annotated[str | None, arg(help_behavior_hint="(default: none)")] = None
+    """A study's directory: what it has learned turns the run's rates and other numbers as it trains."""
     cells: str = "*"
     """Which cells of a study are computed, as a pattern: 'grid-*'."""
 
@@ -76,6 +94,8 @@ class RunOptions:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give {hint}; 0 switches it off")
         if self.fully_sharded and self.parallel != "jit":
             raise ValueError(f"--fully-sharded with --parallel {self.parallel}: only jit divides them")
+        if self.controller is not None and self.parallel != "jit":
+            raise ValueError(f"--controller with --parallel {self.parallel}: only jit shows it the whole batch")
         check_seed(self.seed)
 
 

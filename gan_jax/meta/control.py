@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from gan_jax.arithmetic import all_finite, require_positive
 from gan_jax.base import Batch, Environment, Hyper, Key, Learner, Metrics, State, Task
 from gan_jax.meta import inner
+from gan_jax.meta.environments import Agent
 from gan_jax.meta.tasks import Tasks
 from gan_jax.rules.gradients import check, is_number
 
@@ -77,7 +78,7 @@ class Episode(NamedTuple):
     learner: the state of what is trained; the last finite one where it has collapsed.
     numbers: on the dials.
     metrics: of the learner, averaged over the last updates; zero before the first.
-    score: the last one, within its limits.
+    score: the last one, within its limits. first: that of the beginning.
     step: actions done, int32. clipped: how often each dial was turned beyond a bound, int32.
     """
 
@@ -86,8 +87,26 @@ class Episode(NamedTuple):
     numbers: Float[Array, " heads"]
     metrics: Metrics
     score: Float[Array, ""]
+    first: Float[Array, ""]
     step: Int[Array, ""]
     clipped: Int[Array, " heads"]
+
+
+class Controller(NamedTuple):
+    """An agent that has learned to control, and what it must be given to control the training of something else.
+
+    agent: it acts in trials, see `environments.trial`.
+    panel: the dials that it turns, and where they stood when its episodes began.
+    watch: how each metric is observed.
+    span: of the score, the logarithm of the ratio of its limits.
+    horizon: actions in a training.
+    """
+
+    agent: Agent
+    panel: Panel
+    watch: Mapping[str, Callable[[Array], Array]]
+    span: float
+    horizon: int
 
 
 class Signature(NamedTuple):
@@ -117,8 +136,13 @@ def panel(default: Hyper, tree: Any) -> Panel:
     if not turned:
         raise ValueError("there is no dial: give a Dial in the place of a hyperparameter")
     for path, dial, value in turned:
-        _check(_name(path), dial, value)
-    return Panel(default, tree, tuple(_name(path) for path, _, _ in turned), tuple(dial for _, dial, _ in turned))
+        _check(dotted(path), dial, value)
+    return Panel(default, tree, tuple(dotted(path) for path, _, _ in turned), tuple(dial for _, dial, _ in turned))
+
+
+def dotted(path: tuple) -> str:
+    """Return the name of the hyperparameter at a path of `jax.tree_util`, such as "rates.generator"."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def numbers(panel: Panel, hyper: Hyper | None = None) -> Float[Array, " heads"]:
@@ -188,6 +212,22 @@ def error(accuracy: str) -> Reward:
     return lambda before, after, metrics: 1 - metrics[accuracy]
 
 
+def observation(
+    panel: Panel,
+    watch: Mapping[str, Callable[[Array], Array]],
+    metrics: Metrics,
+    numbers: Float[Array, " heads"],
+    score: Float[Array, ""],
+    progress: Float[Array, ""],
+) -> Float[Array, " D"]:
+    """Return what is observed, in the order of `observed`; zeros for the metrics where the progress is none.
+
+    score: relative to the first one and on a logarithmic scale, so that it means the same whatever is scored, and how.
+    """
+    seen = [jnp.where(progress > 0, show(metrics[name]), 0.0) for name, show in watch.items()]
+    return jnp.stack([*seen, *places(panel, numbers), score, progress])
+
+
 def observed(panel: Panel, watch: Iterable[str]) -> tuple[str, ...]:
     """Return the names of what is observed, in its order: what is watched, the dials, the score, the progress."""
     return (*watch, *panel.names, "score", "progress")
@@ -240,8 +280,9 @@ def control(
     keeps everything is plain training: a whole episode of them is the inner loop of `updates * horizon` steps at the
     first of the two keys into which the episode's splits. The key of a step is not read.
 
-    Observed are the watched metrics (zero at first), the dials' `places`, the score on a logarithmic scale between its
-    limits and the progress of the episode, all in [-1, 1] if what is watched is: `observed` has the names.
+    Observed are the watched metrics (zero at first), the dials' `places`, the logarithm of the score over the first one
+    as a share of that of its limits, and the progress of the episode, all in [-1, 1] if what is watched is: `observed`
+    has the names.
 
     A run collapses where a state, metric or score is not finite or the score reaches its upper limit. That ends its
     episode: the score becomes the upper limit, the reward is what that earns, at most 0, less a penalty, and learner
@@ -299,9 +340,8 @@ def control(
         return score(hyper(actions, numbers), key, state, start.task.query)
 
     def observe(episode: Episode) -> Array:
-        seen = [jnp.where(episode.step > 0, show(episode.metrics[name]), 0.0) for name, show in watch.items()]
-        along = 2 * jnp.log(episode.score / low) / math.log(high / low) - 1
-        return jnp.stack([*seen, *places(actions, episode.numbers), along, episode.step / horizon])
+        along = jnp.log(episode.score / episode.first) / math.log(high / low)
+        return observation(actions, watch, episode.metrics, episode.numbers, along, episode.step / horizon)
 
     def reset(key: Key, start: Start) -> tuple[Array, Episode]:
         state = begin(start)
@@ -309,7 +349,7 @@ def control(
         found = jnp.where(jnp.isfinite(found), jnp.clip(found, low, high), high)
         metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         clipped = jnp.zeros(len(actions.dials), jnp.int32)
-        episode = Episode(key, state, start.numbers, metrics, found, jnp.int32(0), clipped)
+        episode = Episode(key, state, start.numbers, metrics, found, found, jnp.int32(0), clipped)
         return observe(episode), episode
 
     def step(key: Key, start: Start, episode: Episode, action: Array) -> tuple[Array, Episode, Array, Array]:
@@ -324,13 +364,21 @@ def control(
         earned = reward(episode.score, found, metrics)
         paid = keep(earned, jnp.minimum(earned, 0) - penalty)
         after = Episode(
-            episode.key, state, now, metrics, found, episode.step + 1, episode.clipped + clipped.astype(jnp.int32)
+            episode.key,
+            state,
+            now,
+            metrics,
+            found,
+            episode.first,
+            episode.step + 1,
+            episode.clipped + clipped.astype(jnp.int32),
         )
         return observe(after), after, paid, ~lives | (after.step == horizon)
 
     def measured(key: Key) -> Metrics:
         begun = draw(key)
-        episode = Episode(key, begin(begun), begun.numbers, {}, jnp.zeros(()), jnp.int32(0), jnp.int32(0))
+        none = jnp.zeros(())
+        episode = Episode(key, begin(begun), begun.numbers, {}, none, none, jnp.int32(0), jnp.int32(0))
         return trained(begun, episode, begun.numbers, key)[1]
 
     shapes = jax.eval_shape(measured, jax.random.key(0))
@@ -365,7 +413,3 @@ def _check(name: str, dial: Any, value: Any) -> None:
 
 def _is_dial(node: Any) -> bool:
     return node is None or isinstance(node, Dial)
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -1,10 +1,11 @@
-"""Run directories: what one holds, and the way back from it to a trained model.
+"""Run directories: what one holds; the way back from it to a trained model is in `models`.
 
 - config.json: the configuration and all else that the numbers follow from, a `Record`
 - metrics.jsonl: a row for each logged step; TensorBoard's events lie beside it
 - samples/: pictures
 - scores.jsonl, best.json, alarms.jsonl: what a watched run came to, see `watch`; probes.jsonl, see `diagnosis`
 - checkpoints/: states
+- controller.json: of a run that is controlled, what controls it, see `models`
 - card.json: the metric card, once evaluated
 """
 
@@ -15,15 +16,13 @@ import os
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
 
-from gan_jax import evaluation
-from gan_jax.base import Key, Program, State
-from gan_jax.training import lookup, loop
-from gan_jax.training.checkpoints import Checkpoints
+from gan_jax.base import Key, Program
+from gan_jax.training import lookup
 from gan_jax.training.lookup import Experiment
 
 
@@ -51,6 +50,7 @@ class Record:
     equilibrium: float = 0.0
     parallel: str = "jit"
     fully_sharded: bool = False
+    controller: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,6 +126,7 @@ def from_json(kind: Any, values: Any, name: str = "") -> Any:
 
 # Directories
 
+CONTROLLER = "controller.json"
 _TEMPORARY = ".json.tmp"
 
 
@@ -137,14 +138,17 @@ def check_vacant(directory: Path) -> None:
             "give another --run, or --resume to continue it"
         )
     # A run that was killed before it had its config.json left nothing worth keeping.
-    if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - {_TEMPORARY}):
+    nothing = {_TEMPORARY, CONTROLLER}
+    if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - nothing):
         raise ValueError(f"{directory} exists and is no run: give a --run that is new or an empty folder")
 
 
-def create(directory: Path, record: Record | StudyRecord) -> None:
-    """Begin a run in a directory that is new or empty. ValueError if it is neither."""
+def create(directory: Path, record: Record | StudyRecord, controller: Mapping[str, Any] | None = None) -> None:
+    """Begin a run, perhaps a controlled one, in a directory that is new or empty. ValueError if it is neither."""
     check_vacant(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    if controller is not None:
+        write_json(directory / CONTROLLER, controller, indent=None)
     write(directory, record)
 
 
@@ -214,7 +218,7 @@ def check_identity(directory: Path, recorded: Record | StudyRecord, given: Recor
     """Check that two records, of runs or of studies, agree in what the numbers follow from. ValueError if not."""
 
     def identity(record: Record | StudyRecord) -> dict[str, Any]:
-        names = ("experiment", "seed", "data", "chunk")
+        names = ("experiment", "seed", "data", "chunk", "controller")
         return {name: getattr(record, name) for name in names if hasattr(record, name)} | flat(record.config)
 
     before, now = identity(recorded), identity(given)
@@ -227,81 +231,9 @@ def check_identity(directory: Path, recorded: Record | StudyRecord, given: Recor
             )
 
 
-# Trained models
+# Randomness
 
 
 def sampling_key(seed: int) -> Key:
     """The key of samples and pictures: apart from those that training with the same seed draws from."""
     return jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
-
-
-class Trained(NamedTuple):
-    """A trained model: a program and its newest good state.
-
-    record: what its run was. notes: a line for each thing that is not as it was when it trained.
-    """
-
-    program: Program
-    state: State
-    step: int
-    record: Record
-    notes: tuple[str, ...]
-
-    def sample(self, n: int, *, seed: int = 0, label: int | None = None) -> np.ndarray:
-        """Draw n samples [n, ...], the same for the same seed; from averaged weights where the model keeps them.
-
-        label: the class of all of them, for a conditional model.
-        ValueError: the program has nothing to sample, or no such label.
-        """
-        sample = self.program.sample
-        if sample is None:
-            raise ValueError(f"{self.record.experiment} has nothing to sample")
-        if n < 1:
-            raise ValueError(f"{n} samples: draw 1 or more")
-        return evaluation.draw(sample, sampling_key(seed), self.state, n, label)
-
-
-def rebuild(record: Record, data_dir: str | None = None) -> tuple[Program, Experiment]:
-    """The program of a run's record, from its experiment's file as it is now."""
-    experiment = lookup.find(record.path or record.experiment)
-    module = lookup.load(experiment)
-    config = from_json(module.Config, record.config)
-    return module.build(config, record.data, data_dir or record.data_dir), experiment
-
-
-def load(directory: str | Path, *, data_dir: str | None = None) -> Trained:
-    """The trained model of a run directory, which is only read.
-
-    data_dir: where its data lies now, if it has moved.
-    ValueError: not a run, a run without a checkpoint yet, or one that its experiment's file no
-    longer fits.
-    """
-    trained = newest(directory, data_dir=data_dir)
-    if trained is None:
-        raise ValueError(f"{directory} has no checkpoint yet: train it first, gan-jax train --resume continues it")
-    return trained
-
-
-def model_record(directory: Path) -> Record:
-    """What a directory says of its run. ValueError if it is none, or a study's."""
-    record = read(directory)
-    if isinstance(record, StudyRecord):
-        raise ValueError(f"{directory} is a study, {record.experiment}: it has no model, see its report.md")
-    return record
-
-
-def newest(directory: str | Path, *, data_dir: str | None = None) -> Trained | None:
-    """What `load` gives, or None while there is no checkpoint."""
-    directory = Path(directory)
-    record = model_record(directory)
-    program, experiment = rebuild(record, data_dir)
-    notes = []
-    if sha256(experiment) != record.sha256:
-        notes.append(f"{experiment.path} has changed since {directory} was trained")
-    restored = None
-    if (directory / "checkpoints").is_dir():
-        with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
-            restored = checkpoints.restore(loop.abstract(program, jax.random.key(record.seed)))
-    if restored is None:
-        return None
-    return Trained(program, restored.state, restored.step, record, (*notes, *restored.notes))

@@ -104,7 +104,7 @@ def test_scores_rewards_and_observations_are_those_of_descent_at_the_rates_by_ha
     np.testing.assert_array_equal(done, np.arange(HORIZON) == HORIZON - 1)
     for index, row in enumerate([seen, *observed]):
         place = 2 * np.log(rates[index] / 0.05) / np.log(16) - 1
-        score = 2 * np.log(scores[index] / 1e-3) / np.log(HIGH / 1e-3) - 1
+        score = np.log(scores[index] / scores[0]) / np.log(HIGH / 1e-3)
         loss = losses[index] / (1 + losses[index]) if index else 0
         np.testing.assert_allclose(row, [loss, place, score, index / HORIZON], atol=2e-3)
 
@@ -182,7 +182,7 @@ def test_a_run_that_is_not_finite_ends_alone():
     np.testing.assert_array_equal(state.learner[0][1], resets[1].learner[0][1])
     assert state.score[1] == HIGH
     assert reward[1] == pytest.approx(float(resets[1].score[1]) - HIGH - 2, rel=1e-6)
-    assert observation[1, -2] == pytest.approx(1)
+    assert observation[1, -2] == pytest.approx(np.log(HIGH / state.first[1]) / np.log(HIGH / 1e-3))
 
 
 def test_a_state_that_is_not_finite_ends_an_episode_though_nothing_that_is_watched_tells():
@@ -216,7 +216,8 @@ def test_a_score_beyond_its_limit_is_a_collapse_and_the_trial_goes_on_anew():
     for flag in flags[: np.sum(moments.ongoing) // flags[0]]:
         assert scores[flag] == scores[0]  # begun anew, from the key of the task
     episode_return = moments.reward[: flags[0]].sum()
-    first = 1e-3 * np.exp((scores[0] + 1) / 2 * np.log(5e3))
+    assert scores[0] == 0
+    first = moments.reward[0] / (1 - np.exp(scores[1] * np.log(5e3)))  # how much, of what share
     assert episode_return == pytest.approx(first - 5.0, rel=1e-3)
 
 

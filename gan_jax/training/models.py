@@ -1,0 +1,136 @@
+"""The way back from a run directory to a trained model, and from a study's to the controller that it has learned."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gan_jax import evaluation
+from gan_jax.base import Program, State, Study
+from gan_jax.meta.control import Controller
+from gan_jax.training import lookup, loop, runs, steering, studies
+from gan_jax.training.checkpoints import Checkpoints
+from gan_jax.training.lookup import Experiment
+from gan_jax.training.runs import Record, StudyRecord, from_json, sampling_key
+
+
+class Trained(NamedTuple):
+    """A trained model: a program and its newest good state.
+
+    record: what its run was. notes: a line for each thing that is not as it was when it trained.
+    """
+
+    program: Program
+    state: State
+    step: int
+    record: Record
+    notes: tuple[str, ...]
+
+    def sample(self, n: int, *, seed: int = 0, label: int | None = None) -> np.ndarray:
+        """Draw n samples [n, ...], the same for the same seed; from averaged weights where the model keeps them.
+
+        label: the class of all of them, for a conditional model.
+        ValueError: the program has nothing to sample, or no such label.
+        """
+        sample = self.program.sample
+        if sample is None:
+            raise ValueError(f"{self.record.experiment} has nothing to sample")
+        if n < 1:
+            raise ValueError(f"{n} samples: draw 1 or more")
+        return evaluation.draw(sample, sampling_key(seed), self.state, n, label)
+
+
+def rebuild(record: Record | StudyRecord, data_dir: str | None = None) -> tuple[Any, Experiment]:
+    """The program of a run's record, or the study of a study's, from its experiment's file as it is now."""
+    experiment = lookup.find(record.path or record.experiment)
+    module = lookup.load(experiment)
+    config = from_json(module.Config, record.config)
+    return module.build(config, record.data, data_dir or record.data_dir), experiment
+
+
+def load(directory: str | Path, *, data_dir: str | None = None) -> Trained:
+    """The trained model of a run directory, which is only read.
+
+    data_dir: where its data lies now, if it has moved.
+    ValueError: not a run, a run without a checkpoint yet, or one that its experiment's file no
+    longer fits.
+    """
+    trained = newest(directory, data_dir=data_dir)
+    if trained is None:
+        raise ValueError(f"{directory} has no checkpoint yet: train it first, gan-jax train --resume continues it")
+    return trained
+
+
+def model_record(directory: Path) -> Record:
+    """What a directory says of its run. ValueError if it is none, or a study's."""
+    record = runs.read(directory)
+    if isinstance(record, StudyRecord):
+        raise ValueError(f"{directory} is a study, {record.experiment}: it has no model, see its report.md")
+    return record
+
+
+def newest(directory: str | Path, *, data_dir: str | None = None) -> Trained | None:
+    """What `load` gives, or None while there is no checkpoint."""
+    directory = Path(directory)
+    record = model_record(directory)
+    program, experiment = rebuild(record, data_dir)
+    notes, controlled = [], record.controller is not None
+    trains = steered(program, read_controller(directory))[0] if controlled else program
+    if runs.sha256(experiment) != record.sha256:
+        notes.append(f"{experiment.path} has changed since {directory} was trained")
+    restored = None
+    if (directory / "checkpoints").is_dir():
+        with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+            restored = checkpoints.restore(loop.abstract(trains, jax.random.key(record.seed)))
+    if restored is None:
+        return None
+    state = restored.state.trained if controlled else restored.state
+    return Trained(program, state, restored.step, record, (*notes, *restored.notes))
+
+
+# Controllers
+
+
+def controller(directory: Path, steps: int) -> Mapping[str, Any]:
+    """What a run of so many steps keeps of the study whose controller is to drive it, as JSON values.
+
+    It is all that the controller follows from, so that the run can be moved without the study.
+    ValueError: no study, or one that has learned no controller.
+    """
+    record = runs.read(directory)
+    if not isinstance(record, StudyRecord):
+        raise ValueError(f"{directory} is a run of {record.experiment}: a controller is learned by a study")
+    study, _ = rebuild(record)
+    kept = {"study": dataclasses.asdict(record), "results": studies.finished(study, directory)}
+    return kept | {"every": max(1, steps // _learned(kept).horizon)}
+
+
+def read_controller(directory: Path) -> Mapping[str, Any]:
+    """What a run keeps of its controller. ValueError: it does not, or not any more."""
+    path = directory / runs.CONTROLLER
+    try:
+        kept = json.loads(path.read_bytes())
+        return {name: kept[name] for name in ("study", "results", "every")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not what a controlled run keeps: {error!r}; restore it, or train anew") from error
+
+
+def steered(program: Program, kept: Mapping[str, Any]) -> tuple[Program, tuple[str, ...]]:
+    """The program with a controller at its hyperparameters, and a line for each dial that it cannot turn."""
+    learned = _learned(kept)
+    made = steering.steered(program, learned, every=kept["every"])
+    assert program.tunable is not None
+    stays = steering.held(learned, program.tunable.hyper)
+    return made, tuple(f"the controller's {name} is not turned: {reason}" for name, reason in stays.items())
+
+
+def _learned(kept: Mapping[str, Any]) -> Controller:
+    record = StudyRecord(**kept["study"])
+    study, _ = rebuild(record)
+    if not isinstance(study, Study) or study.controller is None:
+        raise ValueError(f"{record.experiment} learns no controller: give a study that does, such as gan_control_rl2")
+    return study.controller(kept["results"])
