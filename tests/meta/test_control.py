@@ -217,7 +217,7 @@ def test_a_score_beyond_its_limit_is_a_collapse_and_the_trial_goes_on_anew():
         assert scores[flag] == scores[0]  # begun anew, from the key of the task
     episode_return = moments.reward[: flags[0]].sum()
     assert scores[0] == 0
-    first = moments.reward[0] / (1 - np.exp(scores[1] * np.log(5e3)))  # how much, of what share
+    first = float(moments.reward[0] / (1 - np.exp(scores[1] * np.log(5e3))))  # how much, of what share
     assert episode_return == pytest.approx(first - 5.0, rel=1e-3)
 
 
