@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import arg
 
 from gan_jax.cli import process
-from gan_jax.cli.words import OF_RUNS, OF_STUDIES, PLAIN, RECORDED, RunOptions, parse
+from gan_jax.cli.words import OF_MEMBERS, OF_RUNS, OF_STUDIES, PLAIN, RECORDED, RunOptions, parse
 from gan_jax.training import lookup
 from gan_jax.training.lookup import Experiment
 
@@ -52,7 +52,8 @@ def _typed(name: str, experiment: Experiment, module: ModuleType, words: Sequenc
         if past.experiment != experiment.name:
             raise ValueError(f"{directory} is a run of {past.experiment}, not of {experiment.name}: give another --run")
         names = (name for name in ("steps", "chunk", *RECORDED) if hasattr(past, name))
-        options = RunOptions(**{name: getattr(past, name) for name in names})
+        members = getattr(past, "members", None) or {}
+        options = RunOptions(**{name: getattr(past, name) for name in names} | members)
         config = runs.from_json(module.Config, past.config)
 
     for field in dataclasses.fields(module.Config):
@@ -118,13 +119,18 @@ def _open(name: str, words: Sequence[str]) -> _Run | _Study:
     if typed.past is None:
         runs.check_vacant(typed.directory)  # before data sets are read, and what was decoded of them is kept
     built = _built(experiment, module, typed)
-    kind = runs.StudyRecord if isinstance(built, Study) else runs.Record
+    if typed.options.seeds is not None and isinstance(built, Study):
+        raise ValueError(
+            f"--seeds {typed.options.seeds}: {experiment.name} is a study, whose fields say from which seeds"
+        )
+    kind = runs.StudyRecord if isinstance(built, Study) or typed.options.seeds is not None else runs.Record
     if typed.past is not None and not isinstance(typed.past, kind):
         raise ValueError(f"{experiment.name} is not what it was when {typed.directory} was begun: give another --run")
+    _check_meant(typed.options, study=isinstance(built, Study))
     if isinstance(built, Study):
-        _check_meant(typed.options, study=True)
         return _open_study(experiment, typed, built)
-    _check_meant(typed.options, study=False)
+    if typed.options.seeds is not None:
+        return _open_members(experiment, typed, built)
     return _open_run(experiment, typed, built)
 
 
@@ -143,14 +149,34 @@ def _built(experiment: Experiment, module: ModuleType, typed: _Typed) -> "Progra
 
 def _check_meant(options: RunOptions, *, study: bool) -> None:
     """Raise ValueError for an option that was typed and means nothing here."""
-    for name in OF_RUNS if study else OF_STUDIES:
+    meaningless, where = OF_STUDIES, "the experiment is no study, and one run is trained"
+    if study:
+        meaningless, where = OF_RUNS, "the experiment is a study: its own fields say how long and from which seeds"
+    elif options.seeds is not None:
+        meaningless, where = set(OF_RUNS) - set(OF_MEMBERS), "many runs are trained side by side"
+    for name in sorted(meaningless):
         value = getattr(options, name)
         if value != getattr(RunOptions, name):
-            what = "is a study: its own fields say how long and from which seeds" if study else "is no study"
-            raise ValueError(f"--{name.replace('_', '-')} {value} means nothing here, where the experiment {what}")
+            raise ValueError(f"--{name.replace('_', '-')} {value} means nothing here, where {where}")
 
 
-def _open_study(experiment: Experiment, typed: _Typed, study: "Study") -> _Study:
+def _open_members(experiment: Experiment, typed: _Typed, program: "Program") -> _Study:
+    """Prepare many runs of an experiment as a study of theirs."""
+    from gan_jax.training import sweeps
+
+    options = typed.options
+    assert options.seeds is not None
+    seeds = sweeps.seeds(options.seeds)
+    record = _recorded(experiment, typed, program)
+    at_once = options.at_once or sweeps.fitting(program, record.chunk, len(seeds))
+    study = sweeps.study(program, record, typed.directory, seeds, at_once)
+    told = {name: getattr(record, name) for name in OF_MEMBERS if hasattr(record, name)}
+    return _open_study(experiment, typed, study, {"seeds": options.seeds, "at_once": at_once, **told})
+
+
+def _open_study(
+    experiment: Experiment, typed: _Typed, study: "Study", members: Mapping[str, Any] | None = None
+) -> _Study:
     from gan_jax.training import distributed, runs, studies
 
     if distributed.several():
@@ -162,6 +188,7 @@ def _open_study(experiment: Experiment, typed: _Typed, study: "Study") -> _Study
         config=runs.to_json(typed.config),
         data=typed.options.data,
         data_dir=typed.options.data_dir,
+        members=members,
     )
     if typed.past is None:
         runs.create(typed.directory, record)
@@ -173,30 +200,37 @@ def _open_study(experiment: Experiment, typed: _Typed, study: "Study") -> _Study
     return _Study(typed.directory, study, typed.options.cells, names, sha256, notes)
 
 
-def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run:
-    import jax
-
+def _recorded(experiment: Experiment, typed: _Typed, program: "Program") -> "Record":
+    """What is recorded of a run of a program."""
     from gan_jax.provenance import provenance
-    from gan_jax.training import distributed, loop, models, parallel, runs, watch
-    from gan_jax.training.checkpoints import Checkpoints
+    from gan_jax.training import runs
 
-    options, config, directory, past = typed
-    assert not isinstance(past, runs.StudyRecord)
-    steps, kept, held = options.steps or program.steps, None, ()
-    if options.controller is not None:
-        kept = models.read_controller(directory) if past else models.controller(Path(options.controller), steps)
-        program, held = models.steered(program, kept)
-    record = runs.Record(
+    options = typed.options
+    return runs.Record(
         experiment=experiment.name,
         path=runs.recorded_path(experiment),
         sha256=runs.sha256(experiment),
         data_sha256=runs.data_sha256(program),
-        config=runs.to_json(config),
-        steps=steps,
+        config=runs.to_json(typed.config),
+        steps=options.steps or program.steps,
         chunk=options.chunk or program.chunk,
         provenance=provenance(),
         **{option: getattr(options, option) for option in RECORDED},
     )
+
+
+def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run:
+    import jax
+
+    from gan_jax.training import distributed, loop, models, parallel, runs, watch
+    from gan_jax.training.checkpoints import Checkpoints
+
+    options, _, directory, past = typed
+    assert not isinstance(past, runs.StudyRecord)
+    record, kept, held = _recorded(experiment, typed, program), None, ()
+    if options.controller is not None:
+        kept = models.read_controller(directory) if past else models.controller(Path(options.controller), record.steps)
+        program, held = models.steered(program, kept)
     like, trained = loop.abstract(program, jax.random.key(record.seed)), program
     if options.parallel != "jit":
         trained = parallel.per_device(program, parallel.mesh(), executor=options.parallel)

@@ -12,7 +12,7 @@ import numpy as np
 from gan_jax import evaluation
 from gan_jax.base import Program, State, Study
 from gan_jax.meta.control import Controller
-from gan_jax.training import lookup, loop, runs, steering, studies
+from gan_jax.training import lookup, loop, runs, steering, studies, sweeps
 from gan_jax.training.checkpoints import Checkpoints
 from gan_jax.training.lookup import Experiment
 from gan_jax.training.runs import Record, StudyRecord, from_json, sampling_key
@@ -65,6 +65,12 @@ def load(directory: str | Path, *, data_dir: str | None = None) -> Trained:
     return trained
 
 
+def one_run(directory: Path) -> Path:
+    """The directory of a run: of many that were trained side by side, the best one's."""
+    record = runs.read(directory)
+    return sweeps.best_member(directory) if isinstance(record, StudyRecord) and record.members else directory
+
+
 def model_record(directory: Path) -> Record:
     """What a directory says of its run. ValueError if it is none, or a study's."""
     record = runs.read(directory)
@@ -75,7 +81,7 @@ def model_record(directory: Path) -> Record:
 
 def newest(directory: str | Path, *, data_dir: str | None = None) -> Trained | None:
     """What `load` gives, or None while there is no checkpoint."""
-    directory = Path(directory)
+    directory = one_run(Path(directory))
     record = model_record(directory)
     program, experiment = rebuild(record, data_dir)
     notes, controlled = [], record.controller is not None

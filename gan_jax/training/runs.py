@@ -55,13 +55,17 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyRecord:
-    """What the config.json of a study says. What produced a number stands beside the number, in its cell."""
+    """What the config.json of a study says. What produced a number stands beside the number, in its cell.
+
+    members: of many runs of an experiment that is no study, which seeds and how they train, see `sweeps`.
+    """
 
     experiment: str  # its name
     path: str | None  # of its file, as a run records it
     config: Mapping[str, Any]  # as `to_json` gives it
     data: str | None
     data_dir: str | None
+    members: Mapping[str, Any] | None = None
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -219,7 +223,8 @@ def check_identity(directory: Path, recorded: Record | StudyRecord, given: Recor
 
     def identity(record: Record | StudyRecord) -> dict[str, Any]:
         names = ("experiment", "seed", "data", "chunk", "controller")
-        return {name: getattr(record, name) for name in names if hasattr(record, name)} | flat(record.config)
+        told = {name: getattr(record, name) for name in names if hasattr(record, name)}
+        return told | flat(record.config) | flat(getattr(record, "members", None) or {})
 
     before, now = identity(recorded), identity(given)
     for name, value in now.items():

@@ -13,11 +13,13 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gan_jax.base import Key, Program, Study
+import jax
+
+from gan_jax.base import Hook, Key, Program, Study
 from gan_jax.provenance import provenance
 from gan_jax.training import loop, pictures, records, runs
 from gan_jax.training.checkpoints import Checkpoints
@@ -66,19 +68,26 @@ def compute(study: Study, directory: Path, name: str, sha256: str) -> float:
     return seconds
 
 
-def train(program: Program, key: Key, directory: Path, *, steps: int, every: int = 1000) -> loop.Result:
+def train(
+    program: Program, key: Key, directory: Path, *, steps: int, every: int = 1000, hooks: Sequence[Hook] = ()
+) -> loop.Result:
     """Train a program, or members of it, in a cell's directory, from where an interruption left it.
 
     Progress and metrics.jsonl as a run has them; a checkpoint each `every` steps. KeyboardInterrupt after a signal,
     at the next chunk boundary and with a checkpoint. A state that is not finite ends it early, with the Result's stop.
+    Members are divided over devices as their keys are.
     """
+    place = key.sharding if key.ndim else None
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), loop.abstract(program, key)
+    )
     with Checkpoints(directory / "checkpoints", keep=1) as checkpoints, loop.interruption() as interruption:
-        restored = checkpoints.restore(loop.abstract(program, key))
+        restored = checkpoints.restore(like)
         start = (restored.step, restored.state) if restored else None
         examples = records.images_per_step(program) * key.size
         with records.Records(directory, steps=steps, start=start[0] if start else 0, images_per_step=examples) as rows:
-            hooks = (rows.hook(every), checkpoints.hook(every), interruption)
-            result = loop.train(program, key, steps=steps, start=start, hooks=hooks)
+            all_of = (rows.hook(every), *hooks, checkpoints.hook(every), interruption)
+            result = loop.train(program, key, steps=steps, start=start, hooks=all_of)
         if result.stop and result.stop.code == 75:
             checkpoints.save(result.step, result.state)
             raise KeyboardInterrupt(result.stop.reason)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import gan_jax
 from gan_jax import cli
@@ -294,6 +295,17 @@ def test_members_train_on_a_mesh():
     keys = jax.random.split(KEY, 2)
     together = loop.train(parallel.global_view(made, devices(8)), keys, steps=5).state
     assert apart(loop.train(made, keys, steps=5).state, together) < SINGLE
+
+
+def test_members_are_divided_over_devices_and_have_nothing_to_say_to_each_other():
+    made, mesh = program("mlp", penalty=False, d_steps=1), devices(8)
+    keys = jax.vmap(jax.random.key)(jnp.arange(8, dtype=jnp.uint32))
+    placed = jax.device_put(keys, NamedSharding(mesh, PartitionSpec(parallel.AXIS)))
+    together = loop.train(made, placed, steps=3).state
+    assert apart(loop.train(made, keys, steps=3).state, together) < 1e-6
+    assert all(leaf.addressable_data(0).shape[0] == 1 for leaf in jax.tree.leaves(together))
+    arguments = loop._settled((placed, loop.init(made, placed), made.batches.arrays, np.int32(0)))
+    assert plan.collectives(loop.compile_chunk(made, 1).lower(*arguments).compile().as_text()) == ()
 
 
 def test_the_command_says_what_the_devices_do_not_divide(tmp_path, capsys):
