@@ -54,13 +54,25 @@ def _strong(tree: Any) -> Any:
 
 
 def init(program: Program, key: Key) -> State:
-    """The state before the first step, from the root key; compiled, for eager initialisation takes seconds."""
-    return jax.jit(_init(program, key))(key)
+    """The state before the first step, from the root key; compiled, for eager initialisation takes seconds.
+
+    Members lie where their keys do, so that keys that are divided over devices divide all of them.
+    """
+    return jax.jit(_init(program, key), out_shardings=_place(key))(key)
 
 
 def abstract(program: Program, key: Key) -> State:
     """The shapes and types of `init(program, key)` without its numbers: what a checkpoint is restored against."""
-    return jax.eval_shape(_init(program, key), key)
+    shapes = jax.eval_shape(_init(program, key), key)
+    if (place := _place(key)) is None:
+        return shapes
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
+
+
+def _place(key: Key) -> NamedSharding | None:
+    """Where the keys of members have been put, if they have been put on a mesh."""
+    place = getattr(key, "sharding", None)  # a shape may have none
+    return place if key.ndim and isinstance(place, NamedSharding) else None
 
 
 def _init(program: Program, key: Key) -> Callable[[Key], State]:

@@ -17,8 +17,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from gan_jax.base import Hook, Key, Program, Study
 from gan_jax.provenance import provenance
 from gan_jax.training import loop, pictures, records, runs
@@ -77,12 +75,8 @@ def train(
     at the next chunk boundary and with a checkpoint. A state that is not finite ends it early, with the Result's stop.
     Members are divided over devices as their keys are.
     """
-    place = key.sharding if key.ndim else None
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), loop.abstract(program, key)
-    )
     with Checkpoints(directory / "checkpoints", keep=1) as checkpoints, loop.interruption() as interruption:
-        restored = checkpoints.restore(like)
+        restored = checkpoints.restore(loop.abstract(program, key))
         start = (restored.step, restored.state) if restored else None
         examples = records.images_per_step(program) * key.size
         with records.Records(directory, steps=steps, start=start[0] if start else 0, images_per_step=examples) as rows:
