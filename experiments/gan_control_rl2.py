@@ -10,7 +10,7 @@ the number of discriminator steps, down, up or not at all. It sees what a practi
 saturation, accuracy, the sizes of the gradients and their ratio, its own numbers, the last score and the progress; it
 is rewarded by what the logarithm of the score falls by, an energy distance of samples to points that the GAN has not
 seen. RL² (Duan et al. 2016, arXiv 1611.02779) has two episodes in a task, the first to find out. What it has learned
-drives the training of any other GAN: gan-jax train ring --controller RUN.
+drives the training of any other GAN, as the first episode of a trial: gan-jax train ring --controller RUN.
 
 Mixtures are learned from random shapes of two to five modes, and tested on others (set "alike") and on ten narrow modes
 (set "crowded"). Digits, which are learned from seven classes and tested on the three others, are images: a row of them
@@ -372,7 +372,10 @@ def driver(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Controll
     """
     learned = [family for family in config.sets if "weights" in results.get(f"{family}-rl2", {})]
     if not learned:
-        raise ValueError(f"RL² has not learned yet to control: compute one of the cells {config.sets[0]}-rl2, ...")
+        cells = " or ".join(f"{family}-rl2" for family in config.sets)
+        raise ValueError(
+            f"RL² has not learned to control: a study with the cell {cells}, finished and not stopped, has"
+        )
     parts = FAMILIES[learned[0]](config)
     agent = controller(config, parts, "rl2", results[f"{learned[0]}-rl2"])
     low, high = parts.limits

@@ -88,6 +88,7 @@ def evaluate(command: Evaluate) -> int:
             "n": command.n,
             "experiment": record.experiment,
             "config": record.config,
+            "controller": record.controller,
             "data": record.data,
             "provenance": provenance(),
         }

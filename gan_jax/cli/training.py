@@ -228,6 +228,9 @@ def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run
     options, _, directory, past = typed
     assert not isinstance(past, runs.StudyRecord)
     record, kept, held = _recorded(experiment, typed, program), None, ()
+    if past is not None and options.controller != past.controller:
+        before = past.controller or "none"
+        raise ValueError(f"{directory} was begun with controller {before}: resume without changing it, or begin anew")
     if options.controller is not None:
         kept = models.read_controller(directory) if past else models.controller(Path(options.controller), record.steps)
         program, held = models.steered(program, kept)
@@ -245,6 +248,9 @@ def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run
             runs.create(directory, record, kept)
         return _Run(directory, record, trained, Checkpoints(directory / "checkpoints"), None, held)
     notes = tuple(f"{note}: the run may not end as it would have" for note in runs.check_same(directory, past, record))
+    notes += tuple(line for line in held if "changed" in line)
+    if kept is not None and record.steps != past.steps:
+        notes += (f"the controller acts every {kept['every']} steps, as it did when the run was begun",)
     if watch.rows(directory / watch.ALARM_ROWS):
         notes += ("the run was stopped by an alarm and rolled back: the same steps come again, and end alike",)
     checkpoints = Checkpoints(directory / "checkpoints")
@@ -311,6 +317,7 @@ def _study(opened: _Study, again: str) -> int:
 
 def _run(run: _Run, again: str) -> int:
     import jax
+    import jax.numpy as jnp
 
     from gan_jax.base import Stop
     from gan_jax.diagnostics.termination import Criteria
@@ -318,6 +325,10 @@ def _run(run: _Run, again: str) -> int:
     from gan_jax.training.watch import Watch, rows
 
     directory, record, program, checkpoints, start, notes = run
+    # Put once, and not again by each probe.
+    program = program._replace(
+        batches=program.batches._replace(arrays=jax.tree.map(jnp.asarray, program.batches.arrays))
+    )
     process.note(notes)
     writer = records.Records(
         directory,

@@ -54,10 +54,12 @@ def saturation(objective: Objective, real: Logits, fake: Logits, *, threshold: f
     # divided over many devices would be most of a step.
     ordered = jnp.sort(fake)
     below, not_above = (jnp.searchsorted(ordered, real, side=side) for side in ("left", "right"))
+    accuracy = jnp.mean((below + not_above) / (2 * fake.size))
+    known = ~(jnp.isnan(real).any() | jnp.isnan(fake).any())  # what is not a number has a place in the order too
     return {
         "generator/saturated": vanished(on_fake, full),
         "discriminator/saturated": vanished(on_both, full_on_both),
-        "discriminator/accuracy": jnp.mean((below + not_above) / (2 * fake.size)),
+        "discriminator/accuracy": jnp.where(known, accuracy, jnp.nan),
         "discriminator/margin": jnp.mean(real) - jnp.mean(fake),
     }
 

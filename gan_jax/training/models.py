@@ -85,7 +85,10 @@ def newest(directory: str | Path, *, data_dir: str | None = None) -> Trained | N
     record = model_record(directory)
     program, experiment = rebuild(record, data_dir)
     notes, controlled = [], record.controller is not None
-    trains = steered(program, read_controller(directory))[0] if controlled else program
+    trains = program
+    if controlled:
+        trains, told = steered(program, read_controller(directory))
+        notes += [line for line in told if "changed" in line]
     if runs.sha256(experiment) != record.sha256:
         notes.append(f"{experiment.path} has changed since {directory} was trained")
     restored = None
@@ -94,7 +97,10 @@ def newest(directory: str | Path, *, data_dir: str | None = None) -> Trained | N
             restored = checkpoints.restore(loop.abstract(trains, jax.random.key(record.seed)))
     if restored is None:
         return None
-    state = restored.state.trained if controlled else restored.state
+    state = restored.state
+    if controlled:  # what looks at the model knows nothing of who steered it, but for the numbers that it stands at
+        program = program._replace(game=lambda trained: trains.game(restored.state._replace(trained=trained)))
+        state = restored.state.trained
     return Trained(program, state, restored.step, record, (*notes, *restored.notes))
 
 
@@ -104,15 +110,16 @@ def newest(directory: str | Path, *, data_dir: str | None = None) -> Trained | N
 def controller(directory: Path, steps: int) -> Mapping[str, Any]:
     """What a run of so many steps keeps of the study whose controller is to drive it, as JSON values.
 
-    It is all that the controller follows from, so that the run can be moved without the study.
+    Of the study its directory is not needed any more, but the file of its experiment is.
     ValueError: no study, or one that has learned no controller.
     """
     record = runs.read(directory)
-    if not isinstance(record, StudyRecord):
+    if not isinstance(record, StudyRecord) or record.members:
         raise ValueError(f"{directory} is a run of {record.experiment}: a controller is learned by a study")
-    study, _ = rebuild(record)
-    kept = {"study": dataclasses.asdict(record), "results": studies.finished(study, directory)}
-    return kept | {"every": max(1, steps // _learned(kept).horizon)}
+    study, experiment = rebuild(record)
+    results = studies.finished(study, directory)
+    kept = {"study": dataclasses.asdict(record), "sha256": runs.sha256(experiment), "results": results}
+    return kept | {"every": max(1, -(-steps // _learned(kept)[0].horizon))}
 
 
 def read_controller(directory: Path) -> Mapping[str, Any]:
@@ -120,23 +127,27 @@ def read_controller(directory: Path) -> Mapping[str, Any]:
     path = directory / runs.CONTROLLER
     try:
         kept = json.loads(path.read_bytes())
-        return {name: kept[name] for name in ("study", "results", "every")}
+        StudyRecord(**kept["study"])
+        return {name: kept[name] for name in ("study", "sha256", "results", "every")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not what a controlled run keeps: {error!r}; restore it, or train anew") from error
 
 
 def steered(program: Program, kept: Mapping[str, Any]) -> tuple[Program, tuple[str, ...]]:
-    """The program with a controller at its hyperparameters, and a line for each dial that it cannot turn."""
-    learned = _learned(kept)
+    """The program with a controller at its hyperparameters; a line for each dial that it cannot turn, and other notes."""
+    learned, experiment = _learned(kept)
     made = steering.steered(program, learned, every=kept["every"])
     assert program.tunable is not None
     stays = steering.held(learned, program.tunable.hyper)
-    return made, tuple(f"the controller's {name} is not turned: {reason}" for name, reason in stays.items())
+    notes = [f"the controller's {name} is not turned: {reason}" for name, reason in stays.items()]
+    if runs.sha256(experiment) != kept["sha256"]:
+        notes.append(f"{experiment.path}, from which the controller comes, has changed since the run was begun")
+    return made, tuple(notes)
 
 
-def _learned(kept: Mapping[str, Any]) -> Controller:
+def _learned(kept: Mapping[str, Any]) -> tuple[Controller, Experiment]:
     record = StudyRecord(**kept["study"])
-    study, _ = rebuild(record)
+    study, experiment = rebuild(record)
     if not isinstance(study, Study) or study.controller is None:
         raise ValueError(f"{record.experiment} learns no controller: give a study that does, such as gan_control_rl2")
-    return study.controller(kept["results"])
+    return study.controller(kept["results"]), experiment

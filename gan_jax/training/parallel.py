@@ -166,6 +166,7 @@ def global_view(program: Program, mesh: Mesh, *, fully_sharded: bool = False) ->
         init=lambda key: held(program.init(key)),
         step=step,
         batches=Batches(jax.tree.map(_put_rows, arrays, places), draw),
+        tunable=None,  # its step would be that of one device
     )
 
 

@@ -22,6 +22,7 @@ from gan_jax.meta.control import Controller
 from gan_jax.meta.environments import Seen
 from gan_jax.rules.gradients import check
 
+_MOST = 256  # examples that score: all pairs of a large batch would be more work than a step
 _OWN = 2**32 - 1  # folded into the key of a step, for what the step itself does not draw
 
 
@@ -48,7 +49,7 @@ def held(controller: Controller, hyper: Hyper) -> Mapping[str, str]:
     here, why = _named(hyper), {}
     for name, dial in zip(controller.panel.names, controller.panel.dials, strict=True):
         if name not in here:
-            why[name] = "there is none"
+            why[name] = "there is no such number"
         elif not dial.low <= float(here[name]) <= dial.high:
             why[name] = f"{float(here[name]):g} is not in [{dial.low:g}, {dial.high:g}]"
     return why
@@ -57,11 +58,13 @@ def held(controller: Controller, hyper: Hyper) -> Mapping[str, str]:
 def steered(program: Program, controller: Controller, *, every: int) -> Program:
     """Return the program whose hyperparameters a controller turns, before the first step and each `every` steps after.
 
-    What it sees is what `control.control` shows it. The score is the energy distance between a batch and as many
-    samples of the generator as it stands, images at three scales: the kind of score that controllers are trained on.
-    A run of more than `horizon` times `every` steps is shown as one at its end.
+    What it sees is what `control.control` shows it. The score is the energy distance between a batch, of which it takes
+    256 at most, and as many samples of the generator as it stands, always of the same latents, images at three scales.
+    It is the biased estimate, as the logarithm of one that scatters around 0 would be noise; near convergence it hence
+    shows less of a fall than a controller that was trained on more points has seen. The whole run is one episode, the
+    first of a trial. Where it is longer than `horizon` times `every` steps, it is shown as one at its end.
 
-    The rows of metrics have the numbers besides, as "control/<name>".
+    Of members each one's score is computed in every step, as a vmapped condition computes both sides. The rows of metrics have the numbers besides, as "control/<name>".
 
     Args:
         program: with `tunable` hyperparameters.
@@ -108,14 +111,14 @@ def steered(program: Program, controller: Controller, *, every: int) -> Program:
         )
 
     def act(key: Key, state: Steered, batch: Batch) -> Steered:
-        agent_key, score_key, probe_key = jax.random.split(jax.random.fold_in(key, _OWN), 3)
+        agent_key, probe_key = jax.random.split(jax.random.fold_in(key, _OWN))
         now, one = hyper(state.numbers), jax.tree.map(lambda leaf: leaf[0], batch)
         metrics = {name: total / every for name, total in state.totals.items()}
         if probed:
             game, point = tunable.game(now, state.trained)
             found = gradients(game, probe_key, point, one)
             metrics |= {name: found[name] for name in probed}
-        score = _score(score_key, tunable, state.trained, one)
+        score = _score(tunable, state.trained, one)
         first = jnp.where(state.steps == 0, jnp.maximum(score, jnp.finfo(score.dtype).tiny), state.first)
         score = jnp.clip(score, first * jnp.exp(-controller.span), first * jnp.exp(controller.span))
         reward = jnp.where(state.steps == 0, 0.0, jnp.log(state.score) - jnp.log(score))
@@ -178,9 +181,9 @@ def _probed(program: Program, tunable: Tunable, watch: Mapping[str, Any]) -> tup
     return lacking
 
 
-def _score(key: Key, tunable: Tunable, state: State, batch: Batch) -> Array:
+def _score(tunable: Tunable, state: State, batch: Batch) -> Array:
     """Return the energy distance between a batch and as many samples; not the unbiased one, which may be negative."""
-    real = batch["image"] if "image" in batch else batch["x"]
-    fake = tunable.sample(key, state, len(real))
+    real = (batch["image"] if "image" in batch else batch["x"])[:_MOST]
+    fake = tunable.sample(jax.random.key(_OWN), state, len(real))
     fake, real = (scales(x) if x.ndim == 4 else x.reshape(len(x), -1) for x in (fake, real))
     return maximum_mean_discrepancy(fake, real, energy_kernel(), unbiased=False)

@@ -92,6 +92,12 @@ def test_the_threshold_moves_the_edge():
     assert shares == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
+@pytest.mark.parametrize("real, fake", [([np.nan, 1.0], [0.0, 0.5]), ([0.0, 1.0], [np.nan, 0.5])])
+def test_what_is_not_a_number_is_not_ranked(real, fake):
+    found = measured(PAIRS["minimax"], jnp.array(real), jnp.array(fake))
+    assert np.isnan(found["discriminator/accuracy"])
+
+
 @given(real=logits(), fake=logits())
 def test_accuracy_counts_the_pairs_that_are_told_apart(real, fake):
     found = measured(PAIRS["hinge"], real, fake)
