@@ -134,7 +134,7 @@ def read_controller(directory: Path) -> Mapping[str, Any]:
 
 
 def steered(program: Program, kept: Mapping[str, Any]) -> tuple[Program, tuple[str, ...]]:
-    """The program with a controller at its hyperparameters; a line for each dial that it cannot turn, and other notes."""
+    """The program with a controller at its hyperparameters; a line for each dial that it cannot turn, other notes."""
     learned, experiment = _learned(kept)
     made = steering.steered(program, learned, every=kept["every"])
     assert program.tunable is not None

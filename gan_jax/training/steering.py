@@ -64,7 +64,8 @@ def steered(program: Program, controller: Controller, *, every: int) -> Program:
     shows less of a fall than a controller that was trained on more points has seen. The whole run is one episode, the
     first of a trial. Where it is longer than `horizon` times `every` steps, it is shown as one at its end.
 
-    Of members each one's score is computed in every step, as a vmapped condition computes both sides. The rows of metrics have the numbers besides, as "control/<name>".
+    Of members each one's score is computed in every step, as a vmapped condition computes both sides. Rows of metrics
+    have the numbers besides, as "control/<name>".
 
     Args:
         program: with `tunable` hyperparameters.
