@@ -3,8 +3,8 @@
 Command: gan-jax train hyper_gan
 Result: after 100 and 1,000 updates defaults come to .183 ± .048 and .049 ± .024, a person's way to .102 ± .054 and
     .041 ± .018, random search to .096 ± .075 and .192 ± .385, the gradient through 10 updates to .093 ± .019 and
-    .073 ± .028, through all 100 to .107 ± .063 and .031 ± .013, PES over 1,000 to .082 ± .039 and .037 ± .034, truncated
-    ES over 1,000 to .093 ± .036 and .026 ± .007 (docs/hyper_gan/report.md)
+    .073 ± .028, through all 100 to .107 ± .063 and .031 ± .013, PES over 1,000 to .082 ± .039 and .037 ± .034,
+    truncated ES over 1,000 to .093 ± .036 and .026 ± .007 (docs/hyper_gan/report.md)
 Cost: two and a half hours on a core of an AMD EPYC beside another training: nine minutes random search, 16 and 34 the
     gradients, 11 to 34 evolution; a differentiated update took nine times a plain one
 
@@ -17,10 +17,10 @@ spend as many updates of GANs on tasks to learn from, an outer gradient counted 
 through. Then everything is tested on other tasks, at the horizon of learning and at ten times that: numbers that are
 best over few steps need not be best over many (short-horizon bias, Wu et al. 2018, arXiv 1803.02021).
 
-What that costs: numbers that were searched for at 100 updates, by random search or PES, are twice as good as the
-defaults there, and at 1,000 four times as bad in two seeds of three, as both turn the discriminator's rate up ten times
-and more. What mitigates it: to learn over 1,000, by truncated ES, which halves the defaults' distance at both horizons;
-or to stay near what works, as the gradient through all of 100 does.
+What that costs: numbers that were searched for at 100 updates, by random search or PES, are nearly twice as good as the
+defaults there, and at 1,000 four to eight times as bad in two seeds of three, whose discriminator's rate is ten to a
+hundred times as high. What mitigates it: to learn over 1,000, by truncated ES, which halves the defaults' distance at
+both horizons; or to stay near what works, as the gradient through all of 100 does.
 """
 
 import time
