@@ -86,7 +86,7 @@ class Config:
 
     settings: tuple[str, ...] = tuple(SETTINGS)
     """The settings."""
-    seeds: tuple[int, ...] = (10, 11, 12)
+    trials: tuple[int, ...] = (10, 11, 12)
     """The seeds of each."""
     updates: int = 4000
     """Steps of each run."""
@@ -102,7 +102,7 @@ class Config:
     """Samples that are scored."""
 
 
-SMALLEST = Config(settings=("ring-r1",), seeds=(0,), updates=2, every=1, batch=2, widths=(4,), samples=20)
+SMALLEST = Config(settings=("ring-r1",), trials=(0,), updates=2, every=1, batch=2, widths=(4,), samples=20)
 
 
 def build(config: Config, data: str | None = None, data_dir: str | None = None) -> Study:
@@ -118,7 +118,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
         cells={
             f"{name}-{seed}": partial(cell, config, SETTINGS[name], seed, data_dir)
             for name in config.settings
-            for seed in config.seeds
+            for seed in config.trials
         },
         report=partial(report, config),
     )
@@ -230,7 +230,7 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
     ]
     kinds = dict.fromkeys(SETTINGS[name].data for name in config.settings)
     for title, data in (*((kind, {kind}) for kind in kinds), ("all", set(kinds))):
-        named = {f"{name}-{seed}" for name in config.settings for seed in config.seeds if SETTINGS[name].data in data}
+        named = {f"{name}-{seed}" for name in config.settings for seed in config.trials if SETTINGS[name].data in data}
         chosen = [outcome for name, outcome in outcomes.items() if name in named]
         text.append(_totals(f"{title} ({len(chosen)})", chosen))
     text += ["", "| run | final / best | stopped at | why | checkpoint / best |", "| --- | ---: | ---: | --- | ---: |"]
@@ -306,7 +306,7 @@ def _figure(config: Config, runs: Mapping[str, Sequence[Score]], outcomes: Mappi
     for ax in axes[len(config.settings) :]:
         ax.set_axis_off()
     for ax, name in zip(axes, config.settings, strict=False):
-        for place, seed in enumerate(config.seeds):
+        for place, seed in enumerate(config.trials):
             series = runs.get(f"{name}-{seed}")
             if not series:
                 continue

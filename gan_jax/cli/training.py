@@ -168,10 +168,10 @@ def _open_members(experiment: Experiment, typed: _Typed, program: "Program") -> 
     assert options.seeds is not None
     seeds = sweeps.seeds(options.seeds)
     record = _recorded(experiment, typed, program)
-    at_once = options.at_once or sweeps.fitting(program, record.chunk, len(seeds))
-    study = sweeps.study(program, record, typed.directory, seeds, at_once)
+    group = options.group or sweeps.fitting(program, record.chunk, len(seeds))
+    study = sweeps.study(program, record, typed.directory, seeds, group)
     told = {name: getattr(record, name) for name in OF_MEMBERS if hasattr(record, name)}
-    return _open_study(experiment, typed, study, {"seeds": options.seeds, "at_once": at_once, **told})
+    return _open_study(experiment, typed, study, {"seeds": options.seeds, "group": group, **told})
 
 
 def _open_study(

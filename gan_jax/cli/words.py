@@ -35,8 +35,8 @@ OF_RUNS = (
     *_WATCH,
     *_DEVICES,
 )  # options that a study has no use for
-OF_STUDIES = ("cells", "at_once")  # and a run has none
-OF_MEMBERS = ("seeds", "at_once", "steps", "chunk", "log_every", "checkpoint_every")  # of many runs side by side
+OF_STUDIES = ("cells", "group")  # and a run has none
+OF_MEMBERS = ("seeds", "group", "steps", "chunk", "log_every", "checkpoint_every")  # of many runs side by side
 _OWN = arg(help_behavior_hint="(default: the experiment's)")
 PLAIN = (tyro.conf.DisallowNone, arg(name=""))  # without a prefix; None only by not typing the option
 
@@ -55,7 +55,7 @@ class RunOptions:
     """All randomness of the run follows from it."""
     seeds: Annotated[str | None, arg(help_behavior_hint="(default: one run)")] = None
     """Train many runs side by side in one program, a seed each: 0..7."""
-    at_once: Annotated[int | None, arg(help_behavior_hint="(default: as many as the memory holds)")] = None
+    group: Annotated[int | None, arg(help_behavior_hint="(default: as many as the memory holds)")] = None
     """How many of them train at a time."""
     data: Annotated[str | None, _OWN] = None
     """A data set's name, or folder:DIR for one's own images."""
@@ -88,7 +88,7 @@ class RunOptions:
 
     def check(self) -> None:
         """Raise ValueError for a number out of range."""
-        for name in ("steps", "chunk", "at_once", *_INTERVALS):
+        for name in ("steps", "chunk", "group", *_INTERVALS):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give 1 or more")

@@ -26,7 +26,7 @@ def near(left, right):
 
 def test_each_member_is_the_run_that_its_seed_would_train_alone(tmp_path, capsys):
     many = tmp_path / "many"
-    words = [*RING, "--steps", "4", "--seeds", "3..5", "--at-once", "2", "--run", str(many)]
+    words = [*RING, "--steps", "4", "--seeds", "3..5", "--group", "2", "--run", str(many)]
     assert cli.main([*words, "--cells", "3-4"]) == 0
     assert "1 of 2 are finished" in capsys.readouterr().err
     assert cli.main(["train", "ring", "--run", str(many), "--resume"]) == 0
@@ -64,7 +64,7 @@ def test_what_means_nothing_side_by_side_is_refused(tmp_path, capsys):
         assert f"--seeds {text}: give A..B" in refused(*RING, f"--seeds={text}")
     for name, value in (("seed", "1"), ("probe-every", "5"), ("patience", "3"), ("picture-every", "7")):
         assert f"--{name} {value} means nothing here" in refused(*RING, "--seeds", "0..1", f"--{name}", value)
-    assert "--at-once 2 means nothing here" in refused(*RING, "--at-once", "2")
+    assert "--group 2 means nothing here" in refused(*RING, "--group", "2")
     assert "is a study" in refused("train", "sinusoid_maml", "--seeds", "0..1")
     assert cli.main([*RING, "--steps", "2", "--seeds", "0..1", "--run", str(tmp_path / "many")]) == 0
     capsys.readouterr()
