@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -178,6 +179,10 @@ def together(codes: Mapping[type[BaseException], int]) -> Generator[None]:
         for link in _chain(error):
             if isinstance(link, jax.errors.JaxRuntimeError) or "Gloo" in str(link):
                 error, code = link, 75
+        if code != 75 and first():
+            # With the first process goes what all are connected to, and JAX would abort those that have not yet come to
+            # the same error, without a line. Longer, and the death of another would be noticed here.
+            time.sleep(HEARTBEAT / 2)
         what = " ".join(f"{type(error).__name__} {error}".split())[:300]
         _end(f"error: process {jax.process_index()} of {jax.process_count()}: {what}", code)
 
