@@ -227,13 +227,13 @@ def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run
 
     options, _, directory, past = typed
     assert not isinstance(past, runs.StudyRecord)
-    record, kept, held = _recorded(experiment, typed, program), None, ()
+    record, kept, held, changed = _recorded(experiment, typed, program), None, (), ()
     if past is not None and options.controller != past.controller:
         before = past.controller or "none"
         raise ValueError(f"{directory} was begun with controller {before}: resume without changing it, or begin anew")
     if options.controller is not None:
         kept = models.read_controller(directory) if past else models.controller(Path(options.controller), record.steps)
-        program, held = models.steered(program, kept)
+        program, held, changed = models.steered(program, kept)
     like, trained = loop.abstract(program, jax.random.key(record.seed)), program
     if options.parallel != "jit":
         trained = parallel.per_device(program, parallel.mesh(), executor=options.parallel)
@@ -248,7 +248,7 @@ def _open_run(experiment: Experiment, typed: _Typed, program: "Program") -> _Run
             runs.create(directory, record, kept)
         return _Run(directory, record, trained, Checkpoints(directory / "checkpoints"), None, held)
     notes = tuple(f"{note}: the run may not end as it would have" for note in runs.check_same(directory, past, record))
-    notes += tuple(line for line in held if "changed" in line)
+    notes += changed
     if kept is not None and record.steps != past.steps:
         notes += (f"the controller acts every {kept['every']} steps, as it did when the run was begun",)
     if watch.rows(directory / watch.ALARM_ROWS):

@@ -87,8 +87,8 @@ def newest(directory: str | Path, *, data_dir: str | None = None) -> Trained | N
     notes, controlled = [], record.controller is not None
     trains = program
     if controlled:
-        trains, told = steered(program, read_controller(directory))
-        notes += [line for line in told if "changed" in line]
+        trains, _, changed = steered(program, read_controller(directory))
+        notes += changed
     if runs.sha256(experiment) != record.sha256:
         notes.append(f"{experiment.path} has changed since {directory} was trained")
     restored = None
@@ -133,16 +133,19 @@ def read_controller(directory: Path) -> Mapping[str, Any]:
         raise ValueError(f"{path} is not what a controlled run keeps: {error!r}; restore it, or train anew") from error
 
 
-def steered(program: Program, kept: Mapping[str, Any]) -> tuple[Program, tuple[str, ...]]:
-    """The program with a controller at its hyperparameters; a line for each dial that it cannot turn, other notes."""
+def steered(program: Program, kept: Mapping[str, Any]) -> tuple[Program, tuple[str, ...], tuple[str, ...]]:
+    """The program with a controller at its hyperparameters, and two sorts of notes.
+
+    A line for each dial that it cannot turn, and one if the file that it comes from has changed.
+    """
     learned, experiment = _learned(kept)
     made = steering.steered(program, learned, every=kept["every"])
     assert program.tunable is not None
     stays = steering.held(learned, program.tunable.hyper)
-    notes = [f"the controller's {name} is not turned: {reason}" for name, reason in stays.items()]
-    if runs.sha256(experiment) != kept["sha256"]:
-        notes.append(f"{experiment.path}, from which the controller comes, has changed since the run was begun")
-    return made, tuple(notes)
+    held = tuple(f"the controller's {name} is not turned: {reason}" for name, reason in stays.items())
+    if runs.sha256(experiment) == kept["sha256"]:
+        return made, held, ()
+    return made, held, (f"{experiment.path}, from which the controller comes, has changed since the run was begun",)
 
 
 def _learned(kept: Mapping[str, Any]) -> tuple[Controller, Experiment]:

@@ -222,7 +222,7 @@ def check_identity(directory: Path, recorded: Record | StudyRecord, given: Recor
     """Check that two records, of runs or of studies, agree in what the numbers follow from. ValueError if not."""
 
     def identity(record: Record | StudyRecord) -> dict[str, Any]:
-        names = ("experiment", "seed", "data", "chunk", "controller")
+        names = ("experiment", "seed", "data", "chunk")
         told = {name: getattr(record, name) for name in names if hasattr(record, name)}
         return told | flat(record.config) | flat(getattr(record, "members", None) or {})
 
