@@ -61,7 +61,8 @@ class Records:
 
     steps: where the run will end. start: where it begins; rows of later steps, left by a run that
       was killed after its last checkpoint, are dropped first, and so is a torn last line.
-    images_per_step: what a step consumes, for the rate. The rate leaves out the first chunk, which compiles.
+    images_per_step: what a step consumes, for the rate. The rate leaves out the first chunk, which compiles; a row's is
+      since the row before, a line of progress's since the line before, and that of the last line of the whole run.
     interval: seconds between lines of progress where the stream (stderr unless given) is no terminal.
     """
 
@@ -79,8 +80,9 @@ class Records:
         self._images_per_step = images_per_step
         self._stream = sys.stderr if stream is None else stream
         self._interval = min(interval, 0.5) if self._stream.isatty() else interval
-        self._mark: _Mark | None = None  # where the rate is counted from
-        self._shown = -math.inf
+        self._first: _Mark | None = None  # where the rates are counted from: of the run, of a row, of a line of progress
+        self._row: _Mark | None = None
+        self._shown: _Mark | None = None
         self._last = start
         self._open = ExitStack()
 
@@ -118,27 +120,26 @@ class Records:
         def run(step: int, state: State, metrics: Metrics) -> Continue:
             due = step >= self._steps or step // every > self._last // every
             self._last = step
-            late = time.monotonic() - self._shown >= self._interval
-            if due or late or self._mark is None:
+            late = self._shown is None or time.monotonic() - self._shown.time >= self._interval
+            if due or late:
                 values = {name: float(np.mean(value)) for name, value in jax.device_get(dict(metrics)).items()}
                 now = _Mark(step, time.monotonic())  # after the fetch, which waited for the step
-                rate = self._rate(now)
                 if late or step >= self._steps:
-                    self._show(step, rate, values)
-                    self._shown = now.time
+                    self._show(step, self._rate(self._shown if step < self._steps else self._first, now), values)
+                    self._shown = now
                 if due:
-                    self._write(step, rate, values)
-                if due or self._mark is None:
-                    self._mark = now
+                    self._write(step, self._rate(self._row, now), values)
+                    self._row = now
+                self._first, self._row = self._first or now, self._row or now
             return Continue()
 
         return Hook(1, run)
 
-    def _rate(self, now: _Mark) -> float | None:
+    def _rate(self, mark: _Mark | None, now: _Mark) -> float | None:
         """Images a second since the mark; None where nothing has been measured."""
-        if self._mark is None or now.time <= self._mark.time:
+        if mark is None or now.time <= mark.time:
             return None
-        return (now.step - self._mark.step) * self._images_per_step / (now.time - self._mark.time)
+        return (now.step - mark.step) * self._images_per_step / (now.time - mark.time)
 
     def _write(self, step: int, rate: float | None, values: Mapping[str, float]) -> None:
         self._rows.write(line({"step": step, "time": time.time(), "images_per_second": rate, **values}))

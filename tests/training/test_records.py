@@ -118,6 +118,21 @@ def test_one_line_for_each_interval_the_first_and_the_last_always(tmp_path, cloc
     ]
 
 
+def test_a_line_says_the_rate_since_the_line_before_and_the_last_one_that_of_the_run(tmp_path, clock):
+    stream = io.StringIO()
+    with Records(tmp_path, steps=9, images_per_step=100, interval=5, stream=stream) as kept:
+        hook = kept.hook(3)
+        for step, now in enumerate((101, 102, 103, 108, 109, 110, 118, 119, 121), 1):  # a row takes time to write
+            clock.now = now
+            hook.run(step, None, {"loss": jnp.float32(1)})
+    assert [line.split("  ")[:2] for line in stream.getvalue().splitlines()] == [
+        ["step 1/9", "loss 1"],
+        ["step 4/9", "43 images/s"],  # three steps in seven seconds
+        ["step 7/9", "30 images/s"],  # three in ten
+        ["step 9/9", "40 images/s"],  # eight in twenty
+    ]
+
+
 def test_a_line_says_where_the_game_stands(tmp_path, clock):
     stream = io.StringIO()
     with Records(tmp_path, steps=1200, images_per_step=617, stream=stream) as kept:
