@@ -17,22 +17,17 @@ PYTHON is that of an environment with these libraries (`experiments/peers`). Rou
 over rounds. Let the machine be quiet: PyTorch's threads wait for each other.
 """
 
-import os
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gan_jax.base import Program, Report, Study
-from gan_jax.training import lookup, loop
+from gan_jax.base import Report, Study
+from gan_jax.training import lookup, turns
+from gan_jax.training.turns import Runner
 
 SINUSOID = {
     "learn2learn": "learn2learn",
@@ -75,95 +70,34 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
             raise ValueError(f"unknown peer {name!r}: there is {', '.join(SINUSOID | GAN)}")
     if config.rounds < 1 or not 0 < config.seconds < 600:
         raise ValueError(f"{config.rounds} rounds of {config.seconds} s: give 1 or more, of a positive time")
-    python = os.environ.get("GAN_JAX_PEERS")
-    if config.peers and not python:
-        raise ValueError(f"GAN_JAX_PEERS is not set: name a Python that has {', '.join(config.peers)}")
+    python = turns.interpreter(config.peers)
     return Study(
         cells={name: partial(cell, config, name, python) for name in config.peers or (ALONE,)},
         report=partial(report, config),
     )
 
 
-class Runner(NamedTuple):
-    """Runs outer steps, a multiple of `unit`, and returns the seconds that they took."""
-
-    unit: int
-    run: Callable[[int], float]
-
-
 def sinusoid() -> Runner:
     """Return what runs outer steps on sinusoids, compiled."""
     parts = lookup.load(lookup.find("sinusoid_maml"))
-    return ours(parts.program(parts.Config(), parts.meta_learner(parts.Config(), "maml"), 10))
+    return turns.compiled(parts.program(parts.Config(), parts.meta_learner(parts.Config(), "maml"), 10))
 
 
 def adversarial(levels: int) -> Runner:
     """Return what runs outer steps through a GAN, on the embedded digits: their number is what counts."""
     parts = lookup.load(lookup.find("omniglot_maml_gan"))
-    return ours(parts.build(parts.Config(method="maml", levels=levels, at_once=1), "digits"))
-
-
-def ours(program: Program) -> Runner:
-    """Return what runs outer steps of a program, compiled."""
-    key = jax.random.key(0)
-    chunk = loop.compile_chunk(program, program.chunk)
-    state, done = loop.init(program, key), jnp.int32(0)
-
-    def run(steps: int) -> float:
-        nonlocal state, done
-        start = time.perf_counter()
-        for _ in range(steps // program.chunk):
-            state, done, _ = chunk(key, state, program.batches.arrays, done)
-        jax.block_until_ready(state)
-        return time.perf_counter() - start
-
-    run(program.chunk)  # which compiles
-    return Runner(program.chunk, run)
-
-
-@contextmanager
-def theirs(name: str, python: str) -> Iterator[Runner]:
-    """Run a peer in a process of its own."""
-    script = Path(__file__).parent / "peers" / ("maml_gan_torch.py" if name in GAN else "maml_torch.py")
-    with subprocess.Popen(
-        [python, str(script), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin and process.stdout and process.stderr
-
-        def ask(steps: int) -> float:
-            print(steps, file=process.stdin, flush=True)
-            answer = process.stdout.readline()
-            if not answer:
-                raise ValueError(f"{python} cannot run {name}: {process.stderr.read().strip().splitlines()[-1]}")
-            return float(answer)
-
-        if process.stdout.readline().strip() != "ready":
-            raise ValueError(f"{python} cannot run {name}: {process.stderr.read().strip().splitlines()[-1]}")
-        ask(1)  # warm
-        try:
-            yield Runner(1, ask)
-        finally:
-            process.stdin.close()
+    return turns.compiled(parts.build(parts.Config(method="maml", levels=levels, at_once=1), "digits"))
 
 
 def cell(config: Config, name: str, python: str | None, directory: Path) -> Mapping[str, Any]:
     """Measure ours and a peer in turns, in outer steps a second."""
+    measured = partial(turns.rates, rounds=config.rounds, seconds=config.seconds)
     if name == ALONE:
-        return _rates(config, {"ours": sinusoid()})
+        return measured({"ours": sinusoid()})
     mine = {"ours": adversarial(2), UNROLLED: adversarial(0)} if name in GAN else {"ours": sinusoid()}
-    with theirs(name, str(python)) as other:
-        return _rates(config, {**mine, "theirs": other})
-
-
-def _rates(config: Config, runs: Mapping[str, Runner]) -> dict[str, list[float]]:
-    steps = {}
-    for who, (unit, run) in runs.items():
-        steps[who] = unit * max(1, round(config.seconds / run(unit)))
-    rates: dict[str, list[float]] = {who: [] for who in runs}
-    for _ in range(config.rounds):
-        for who, runner in runs.items():
-            rates[who].append(round(steps[who] / runner.run(steps[who]), 3))
-    return rates
+    script = Path(__file__).parent / "peers" / ("maml_gan_torch.py" if name in GAN else "maml_torch.py")
+    with turns.peer(str(python), script, name) as other:
+        return measured({**mine, "theirs": other})
 
 
 def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:

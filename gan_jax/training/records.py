@@ -80,7 +80,8 @@ class Records:
         self._images_per_step = images_per_step
         self._stream = sys.stderr if stream is None else stream
         self._interval = min(interval, 0.5) if self._stream.isatty() else interval
-        self._first: _Mark | None = None  # where the rates are counted from: of the run, of a row, of a line of progress
+        # Where rates are counted from: that of the run, of the next row, of the next line of progress.
+        self._first: _Mark | None = None
         self._row: _Mark | None = None
         self._shown: _Mark | None = None
         self._last = start

@@ -1,0 +1,137 @@
+"""Speed, side by side: whatever takes steps does so in turns on one machine, so that its noise meets all alike."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gan_jax.base import Program
+from gan_jax.training import loop
+
+PEERS = "GAN_JAX_PEERS"  # the variable that names a Python which has the other libraries
+
+
+class Runner(NamedTuple):
+    """Runs steps, a multiple of `unit`, and returns the seconds that they took."""
+
+    unit: int
+    run: Callable[[int], float]
+
+
+class Ratio(NamedTuple):
+    """How many times as fast one is as another: of medians over all turns, and the quartiles of turn against turn."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def compiled(program: Program, chunk: int | None = None) -> Runner:
+    """Return what takes steps of a program as the loop does, `chunk` of them a call; compiled, and once run.
+
+    Nothing is fetched, as between two rows of a run.
+    """
+    key, unit = jax.random.key(0), program.chunk if chunk is None else chunk
+    advance = loop.compile_chunk(program, unit)
+    state, done = loop.init(program, key), jnp.int32(0)
+
+    def run(steps: int) -> float:
+        nonlocal state, done
+        start = time.perf_counter()
+        for _ in range(steps // unit):
+            state, done, _ = advance(key, state, program.batches.arrays, done)
+        jax.block_until_ready(state)
+        return time.perf_counter() - start
+
+    run(unit)
+    return Runner(unit, run)
+
+
+def interpreter(peers: tuple[str, ...]) -> str | None:
+    """Return the Python of `$GAN_JAX_PEERS`; None if nobody is compared with.
+
+    ValueError: it is not set, or there is no such file.
+    """
+    if not peers:
+        return None
+    python = os.environ.get(PEERS)
+    if not python:
+        raise ValueError(f"{PEERS} is not set: name a Python that has the libraries of {', '.join(peers)}")
+    if not Path(python).is_file():
+        raise ValueError(f"{PEERS}={python}: there is no such file; name a Python")
+    return python
+
+
+@contextmanager
+def peer(python: str, script: Path, *words: str) -> Iterator[Runner]:
+    """Run a script of another Python beside this one.
+
+    It prints "ready" when it is; then, for each line on its standard input, a number of steps, the seconds they took.
+
+    ValueError: it ends or says anything else, with the last line of what it wrote to its standard error.
+    """
+    command = [python, str(script), *words]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdin and process.stdout and process.stderr
+
+        def answer() -> str:
+            said = process.stdout.readline().strip()
+            if not said:
+                why = (process.stderr.read().strip().splitlines() or ["no word of why"])[-1]
+                raise ValueError(f"{python} cannot run {script.name} {' '.join(words)}: {why}")
+            return said
+
+        def ask(steps: int) -> float:
+            print(steps, file=process.stdin, flush=True)
+            return float(answer())
+
+        if (said := answer()) != "ready":
+            raise ValueError(f"{script.name} {' '.join(words)} says {said!r} where it should say 'ready'")
+        ask(1)  # warm
+        yield Runner(1, ask)  # what ends the block closes the pipes, and the script with them
+
+
+def rates(runners: Mapping[str, Runner], *, rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Return steps a second of each in each round; in a round all take their turn, of about so many seconds."""
+    steps = {who: unit * max(1, round(seconds / run(unit))) for who, (unit, run) in runners.items()}
+    found: dict[str, list[float]] = {who: [] for who in runners}
+    for _ in range(rounds):
+        for who, runner in runners.items():
+            found[who].append(round(steps[who] / runner.run(steps[who]), 4))
+    return found
+
+
+def ratio(mine: list[float], theirs: list[float]) -> Ratio:
+    """Compare the rates of two that took turns."""
+    turns = np.divide(mine, theirs)
+    return Ratio(float(np.median(mine) / np.median(theirs)), *map(float, np.quantile(turns, (0.25, 0.75))))
+
+
+def machine() -> str:
+    """What computes here, in a few words: the accelerators, or the processor and how many of its cores may be used."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return f"{jax.device_count()} x {device.device_kind}"
+    usable = getattr(os, "sched_getaffinity", None)  # macOS has none
+    return f"{_processor()}, {len(usable(0)) if usable else os.cpu_count()} cores"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.machine()
