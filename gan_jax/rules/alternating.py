@@ -14,7 +14,12 @@ from gan_jax.rules import gradients
 
 
 def alternating(
-    optimisers: Pair[optax.GradientTransformation], *, d_steps: int = 1, lazy: int = 1, active: Scalar | None = None
+    optimisers: Pair[optax.GradientTransformation],
+    *,
+    d_steps: int = 1,
+    lazy: int = 1,
+    active: Scalar | None = None,
+    reuse: bool = False,
 ) -> UpdateRule:
     """Move the discriminator `d_steps` times, each on its own batch, then the generator on the last of them.
 
@@ -27,6 +32,9 @@ def alternating(
         active: how many of the `d_steps` count, all if None; it may be traced, and is then rounded, and clipped to
             1...`d_steps`. What follows them changes nothing, though it is computed, and the generator moves on the
             last batch that counted: the step is that of `d_steps=active` on the first batches.
+        reuse: whether the generator moves with the key of the discriminator's last move, and so answers to the very
+            fakes that it was just judged by. They are then made once, which is how most code does it; by default they
+            are drawn anew, as in the paper.
 
     Raises:
         ValueError: if `optimisers` is no pair of them, `d_steps` or `lazy` is not a whole number of at least 1, or
@@ -45,7 +53,7 @@ def alternating(
         count = d_steps if active is None else jnp.clip(jnp.round(active), 1, d_steps).astype(jnp.int32)
         for move, (player, index) in enumerate(schedule):
             if player == "generator":
-                move, index = count, count - 1
+                move, index = count - reuse, count - 1
             slope, new, metrics = gradients.gradient(
                 game,
                 player,

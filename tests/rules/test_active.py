@@ -1,4 +1,4 @@
-"""Alternating steps of which only the first count, against as many steps and no others."""
+"""Alternating steps of which only the first count, against as many steps and no others; and whose noise is whose."""
 
 from functools import cache, partial
 
@@ -55,6 +55,23 @@ def test_steps_that_do_not_count_change_nothing_at_all(seed, active):
     expected = stepper(active, False)(key, 0.1, 0, jax.tree.map(lambda x: x[:active], batch))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7), found, expected)
     assert found[0].rule.count == Pair(1, active)
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("active", [None, 1, 2, jnp.float32(2), 3])
+def test_a_generator_that_reuses_meets_the_noise_of_the_last_move_that_counted(active, reuse):
+    def noise(params, stats, key, batch):  # along which a player goes
+        player = params.discriminator if batch is None else params.generator
+        return jnp.sum(jax.random.normal(key, (2,)) * player), (stats, {})
+
+    game = Game(Pair(noise, lambda params, stats, key, batch: noise(params, stats, key, None)))
+    rule = alternating(Pair(sgd(1.0), sgd(1.0)), d_steps=STEPS, active=active, reuse=reuse)
+    start = Pair(jnp.zeros(2), jnp.zeros(2))
+    found, _ = rule.step(game, jax.random.key(0), begin(rule, start), {"x": jnp.zeros((STEPS, 1))})
+    count = STEPS if active is None else int(active)
+    noises = [-jax.random.normal(jax.random.fold_in(jax.random.key(0), move), (2,)) for move in range(STEPS + 1)]
+    np.testing.assert_array_equal(found.params.generator, noises[count - reuse])
+    np.testing.assert_allclose(found.params.discriminator, sum(noises[:count]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("active", [1, 2, 3])
