@@ -217,7 +217,8 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
         text += [
             f"### {WORKS[name].title}",
             "",
-            f"{result['machine']}; {config.batch} images, width {config.width}, {config.dtype}; {config.rounds} rounds.",
+            f"{result['machine']}; {config.batch} images, width {config.width}, {config.dtype}; {config.rounds} "
+            "rounds.",
             "",
             "| way | steps a second | images a second | ratio |",
             "| --- | ---: | ---: | ---: |",
