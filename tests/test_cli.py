@@ -24,7 +24,7 @@ import gan_jax
 from gan_jax import cli
 from gan_jax.cli import models, process
 from gan_jax.networks import inception
-from gan_jax.training import lookup, records, runs, watch
+from gan_jax.training import lookup, profiling, records, runs, watch
 from tests.training.toy import same
 
 KEEP_COMPILED = process.keep_compiled
@@ -111,6 +111,20 @@ def test_what_is_typed_is_what_is_trained(tmp_path):
     trained = gan_jax.load(tmp_path)
     assert trained.step == 4
     assert trained.state[0].generator.shape == (1, 2)
+
+
+def test_a_profiled_run_prints_where_its_time_goes_and_trains_as_it_would(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(profiling, "SECONDS", 1e-9)
+    monkeypatch.setattr(profiling, "ceilings", lambda: profiling.Ceilings({"float32": 1.0, "bfloat16": 1.0}, 1.0))
+    words = ["--steps", "20", "--log-every", "20"]
+    assert cli.main(["train", TOY, "--run", str(tmp_path / "profiled"), "--profile", *words]) == 0
+    text = capsys.readouterr().out
+    assert (tmp_path / "profiled" / "profile" / "report.md").read_text() in text
+    assert list((tmp_path / "profiled").rglob("*.xplane.pb"))
+    assert cli.main(["train", TOY, "--run", str(tmp_path / "plain"), *words]) == 0
+    assert same(gan_jax.load(tmp_path / "profiled").state, gan_jax.load(tmp_path / "plain").state)
+    assert cli.main(["train", TOY, "--run", str(tmp_path / "short"), "--profile", "--steps", "2"]) == 0
+    assert "over before it could be profiled: give it more steps" in capsys.readouterr().err
 
 
 def test_the_same_seed_trains_the_same_model_and_another_another(tmp_path):

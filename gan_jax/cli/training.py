@@ -81,7 +81,7 @@ def _located(options: RunOptions) -> RunOptions:
 class _Run(NamedTuple):
     """A run that is ready to train: begun, or restored to where it stood, with notes of what is not as it was.
 
-    program: what is trained, on all devices.
+    program: what is trained, on all devices. profiled: whether some of its steps are traced.
     """
 
     directory: Path
@@ -90,6 +90,7 @@ class _Run(NamedTuple):
     checkpoints: "Checkpoints"
     start: "tuple[int, State] | None" = None
     notes: tuple[str, ...] = ()
+    profiled: bool = False
 
 
 class _Study(NamedTuple):
@@ -131,7 +132,7 @@ def _open(name: str, words: Sequence[str]) -> _Run | _Study:
         return _open_study(experiment, typed, built)
     if typed.options.seeds is not None:
         return _open_members(experiment, typed, built)
-    return _open_run(experiment, typed, built)
+    return _open_run(experiment, typed, built)._replace(profiled=typed.options.profile and distributed.first())
 
 
 def _built(experiment: Experiment, module: ModuleType, typed: _Typed) -> "Program | Study":
@@ -321,10 +322,10 @@ def _run(run: _Run, again: str) -> int:
 
     from gan_jax.base import Stop
     from gan_jax.diagnostics.termination import Criteria
-    from gan_jax.training import diagnosis, distributed, loop, parallel, records, runs
+    from gan_jax.training import diagnosis, distributed, loop, parallel, profiling, records, runs
     from gan_jax.training.watch import Watch, rows
 
-    directory, record, program, checkpoints, start, notes = run
+    directory, record, program, checkpoints, start, notes, profiled = run
     # Put once, and not again by each probe.
     program = program._replace(
         batches=program.batches._replace(arrays=jax.tree.map(jnp.asarray, program.batches.arrays))
@@ -355,7 +356,8 @@ def _run(run: _Run, again: str) -> int:
     pictures = records.pictures(directory, program.observe, looking, record.picture_every)
     # The innermost context: on the way out of the others an end would wait for processes that are gone.
     together = distributed.together({OSError: 4})
-    with checkpoints, writer, distributed.interruption() as interruption, together:
+    tracer = profiling.Tracer(directory / "profile")
+    with checkpoints, writer, distributed.interruption() as interruption, together, tracer:
         # A checkpoint comes after the row and the picture of its step: resumed from it, a run makes them no more.
         hooks = (
             writer.hook(record.log_every),
@@ -364,6 +366,7 @@ def _run(run: _Run, again: str) -> int:
             *watching,
             checkpoints.hook(record.checkpoint_every),
             interruption,
+            *([tracer.hook()] if profiled else []),
         )
         result = loop.train(program, key, steps=record.steps, chunk=record.chunk, start=start, hooks=hooks)
         stop = result.stop or Stop("done")
@@ -378,6 +381,11 @@ def _run(run: _Run, again: str) -> int:
     if stop.code == 75:
         process.say(f"{stop.reason} at step {result.step}; resume with: {again}")
     print(f"run: {directory}")
+    if tracer.steps:
+        profile = profiling.profile(tracer, program, key, result.state, record.chunk)
+        print(profiling.write(profile, profiling.ceilings(), tracer.directory))
+    elif profiled:
+        process.say("the run was over before it could be profiled: give it more steps")
     if best := watch.verdict.best:
         where = directory / "checkpoints" / str(best.step)
         print(f"best: {where}, score {best.score:.4g}; scoring took {watch.seconds:.1f} s")

@@ -30,6 +30,7 @@ OF_RUNS = (
     "steps",
     "chunk",
     "seed",
+    "profile",
     "controller",
     *_INTERVALS,
     *_WATCH,
@@ -81,6 +82,8 @@ class RunOptions:
     """How several devices share a batch: as one program over all of them, or each by itself where that is supported."""
     fully_sharded: bool = False
     """Divide parameters, moments and the data set over the devices too, to save memory."""
+    profile: bool = False
+    """Trace some steps; print what they spend their time on, and how far that is from what the machine can do."""
     controller: Annotated[str | None, arg(help_behavior_hint="(default: none)")] = None
     """A study's directory: what it has learned turns the run's rates and other numbers as it trains."""
     cells: str = "*"

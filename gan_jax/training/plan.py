@@ -261,6 +261,17 @@ def largest(needs: Callable[[int], float], room: float, start: int = 1, top: int
 
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.-]+) .*\{$")
 _INSTRUCTION = re.compile(r"(?:ROOT )?%?([\w.-]+) = (.*?) ([\w-]+)\((.*)$")
+
+
+class Instruction(NamedTuple):
+    """An instruction of a compiled program: its name, the text of its shape, its operation, and what follows."""
+
+    name: str
+    shape: str
+    operation: str
+    rest: str
+
+
 _OPERANDS = re.compile(r"(.*?)\)(?:, |$)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 _KINDS = re.compile(
@@ -270,8 +281,13 @@ _KINDS = re.compile(
 _PRODUCT = re.compile(r'\b(?:dot|convolution)\(|"__cu(?:blas|dnn)')
 
 
-def _computations(hlo: str) -> dict[str, list[str]]:
-    """The instructions of each computation."""
+def instructions(lines: Sequence[str]) -> Iterator[Instruction]:
+    """Read the lines of a computation."""
+    return (Instruction(*match.groups()) for match in map(_INSTRUCTION.match, lines) if match)
+
+
+def computations(hlo: str) -> dict[str, list[str]]:
+    """The lines of each computation of a compiled program's text."""
     found: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in hlo.splitlines():
@@ -296,9 +312,9 @@ def collectives(hlo: str) -> tuple[Collective, ...]:
     What is begun and ended by two instructions counts once, by its operands, and so does a collective in a loop.
     """
     found: dict[str, tuple[int, int]] = {}
-    for lines in _computations(hlo).values():
+    for lines in computations(hlo).values():
         shapes: dict[str, str] = {}
-        for name, shape, operation, rest in (match.groups() for match in map(_INSTRUCTION.match, lines) if match):
+        for name, shape, operation, rest in instructions(lines):
             shapes[name] = shape
             if kind := _KINDS.match(operation):
                 operands = _OPERANDS.match(rest)
@@ -312,15 +328,15 @@ def collectives(hlo: str) -> tuple[Collective, ...]:
 
 def loops(hlo: str) -> int:
     """How many loops of a compiled program have matrix products or convolutions in them."""
-    computations = _computations(hlo)
+    parts = computations(hlo)
     bodies = re.findall(r"body=%([\w.-]+)", hlo)
 
     def reached(name: str, seen: set[str]) -> Iterator[str]:
         seen.add(name)
-        for line in computations.get(name, ()):
+        for line in parts.get(name, ()):
             yield line
             for other in re.findall(r"%([\w.-]+)", line):
-                if other in computations and other not in seen:
+                if other in parts and other not in seen:
                     yield from reached(other, seen)
 
     return sum(any(_PRODUCT.search(line) for line in reached(body, set())) for body in bodies)
