@@ -5,8 +5,8 @@ Result: kernel distances to MNIST's unseen digits after ten steps on 8 images: 2
     251 ± 5 Reptile, 238 ± 77 MAML, 201 ± 17 MAML with rates of each step and array; 62 ± 47 from scratch in 1,000
     steps, whose samples are copies. To Omniglot's unseen characters 176 ± 63, 16,915 ± 48,046, 170 ± 17, 154 ± 50 and
     567 ± 605, and 151 ± 25 with learned rates and R1. No learner beats joint pre-training with intervals apart
-    (docs/fewshot_images/report.md). Four times as many outer steps do it on MNIST: 194 ± 11 with rates of each step and
-    array, 255 ± 38 after as much joint pre-training (--methods joint per_step --sets mnist --updates 2000;
+    (docs/fewshot_images/report.md). Four times as many outer steps do it on MNIST: 194 ± 11 with rates of each step
+    and array, 255 ± 38 after as much joint pre-training (--methods joint per_step --sets mnist --updates 2000;
     docs/fewshot_images_longer/report.md)
 Cost: two hours and twenty minutes on two cores of an AMD EPYC beside other work, three to five minutes a cell of second
     order; 13 minutes a cell at 2,000 steps, on one core each. Five trials, --updates 5000 --tasks 8 --width 16, of which
