@@ -52,7 +52,8 @@ def _typed(name: str, experiment: Experiment, module: ModuleType, words: Sequenc
         if past.experiment != experiment.name:
             raise ValueError(f"{directory} is a run of {past.experiment}, not of {experiment.name}: give another --run")
         names = (name for name in ("steps", "chunk", *RECORDED) if hasattr(past, name))
-        members = getattr(past, "members", None) or {}
+        members = dict(getattr(past, "members", None) or {})
+        members |= {"grid": tuple(members.get("grid", ()))}
         options = RunOptions(**{name: getattr(past, name) for name in names} | members)
         config = runs.from_json(module.Config, past.config)
 
@@ -120,18 +121,17 @@ def _open(name: str, words: Sequence[str]) -> _Run | _Study:
     if typed.past is None:
         runs.check_vacant(typed.directory)  # before data sets are read, and what was decoded of them is kept
     built = _built(experiment, module, typed)
-    if typed.options.seeds is not None and isinstance(built, Study):
-        raise ValueError(
-            f"--seeds {typed.options.seeds}: {experiment.name} is a study, whose fields say from which seeds"
-        )
-    kind = runs.StudyRecord if isinstance(built, Study) or typed.options.seeds is not None else runs.Record
+    if typed.options.many and isinstance(built, Study):
+        asked = f"--seeds {typed.options.seeds}" if typed.options.seeds else f"--grid {' '.join(typed.options.grid)}"
+        raise ValueError(f"{asked}: {experiment.name} is a study, whose fields say what is trained from which seeds")
+    kind = runs.StudyRecord if isinstance(built, Study) or typed.options.many else runs.Record
     if typed.past is not None and not isinstance(typed.past, kind):
         raise ValueError(f"{experiment.name} is not what it was when {typed.directory} was begun: give another --run")
     _check_meant(typed.options, study=isinstance(built, Study))
     if isinstance(built, Study):
         return _open_study(experiment, typed, built)
-    if typed.options.seeds is not None:
-        return _open_members(experiment, typed, built)
+    if typed.options.many:
+        return _open_members(experiment, module, typed, built)
     return _open_run(experiment, typed, built)._replace(profiled=typed.options.profile and distributed.first())
 
 
@@ -153,7 +153,7 @@ def _check_meant(options: RunOptions, *, study: bool) -> None:
     meaningless, where = OF_STUDIES, "the experiment is no study, and one run is trained"
     if study:
         meaningless, where = OF_RUNS, "the experiment is a study: its own fields say how long and from which seeds"
-    elif options.seeds is not None:
+    elif options.many:
         meaningless, where = set(OF_RUNS) - set(OF_MEMBERS), "many runs are trained side by side"
     for name in sorted(meaningless):
         value = getattr(options, name)
@@ -161,18 +161,28 @@ def _check_meant(options: RunOptions, *, study: bool) -> None:
             raise ValueError(f"--{name.replace('_', '-')} {value} means nothing here, where {where}")
 
 
-def _open_members(experiment: Experiment, typed: _Typed, program: "Program") -> _Study:
+def _open_members(experiment: Experiment, module: ModuleType, typed: _Typed, program: "Program") -> _Study:
     """Prepare many runs of an experiment as a study of theirs."""
     from gan_jax.training import sweeps
 
     options = typed.options
-    assert options.seeds is not None
-    seeds = sweeps.seeds(options.seeds)
-    record = _recorded(experiment, typed, program)
-    group = options.group or sweeps.fitting(program, record.chunk, len(seeds))
-    study = sweeps.study(program, record, typed.directory, seeds, group)
+    seeds, members = sweeps.seeds(options.seeds or "0..0"), []
+    for setting in sweeps.grid(options.grid):
+        words = [word for field, value in setting.items() for word in (f"--{field}", value)]
+        prog, config = f"gan-jax train {experiment.name}", Annotated[module.Config, arg(name="")]
+        one = typed._replace(config=parse(tyro.cli, words, f=config, default=typed.config, prog=prog))
+        built = _built(experiment, module, one) if setting else program
+        record = _recorded(experiment, one, built)
+        for seed in seeds:
+            name = sweeps.name(setting, seed)
+            members.append(sweeps.Member(name, setting, dataclasses.replace(record, seed=seed), built))
+    record = members[0].record
+    turned = sweeps.held(program, turned=bool(options.grid) and program.tunable is not None)
+    group = options.group or sweeps.fitting(turned, record.chunk, len(members))
+    study = sweeps.study(members, typed.directory, group)
     told = {name: getattr(record, name) for name in OF_MEMBERS if hasattr(record, name)}
-    return _open_study(experiment, typed, study, {"seeds": options.seeds, "group": group, **told})
+    told |= {"seeds": options.seeds, "grid": list(options.grid), "group": group}
+    return _open_study(experiment, typed, study, told)
 
 
 def _open_study(

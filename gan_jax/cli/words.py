@@ -37,7 +37,7 @@ OF_RUNS = (
     *_DEVICES,
 )  # options that a study has no use for
 OF_STUDIES = ("cells", "group")  # and a run has none
-OF_MEMBERS = ("seeds", "group", "steps", "chunk", "log_every", "checkpoint_every")  # of many runs side by side
+OF_MEMBERS = ("seeds", "grid", "group", "steps", "chunk", "log_every", "checkpoint_every")  # of many runs side by side
 _OWN = arg(help_behavior_hint="(default: the experiment's)")
 PLAIN = (tyro.conf.DisallowNone, arg(name=""))  # without a prefix; None only by not typing the option
 
@@ -56,6 +56,8 @@ class RunOptions:
     """All randomness of the run follows from it."""
     seeds: Annotated[str | None, arg(help_behavior_hint="(default: one run)")] = None
     """Train many runs side by side in one program, a seed each: 0..7."""
+    grid: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE,VALUE", help_behavior_hint="(default: none)")] = ()
+    """Train a run for each setting of these fields, each with each and with each seed: beta1=0,0.5 penalty=1,10."""
     group: Annotated[int | None, arg(help_behavior_hint="(default: as many as the memory holds)")] = None
     """How many of them train at a time."""
     data: Annotated[str | None, _OWN] = None
@@ -88,6 +90,11 @@ class RunOptions:
     """A study's directory: what it has learned turns the run's rates and other numbers as it trains."""
     cells: str = "*"
     """Which cells of a study are computed, as a pattern: 'grid-*'."""
+
+    @property
+    def many(self) -> bool:
+        """Whether many runs are asked for."""
+        return self.seeds is not None or bool(self.grid)
 
     def check(self) -> None:
         """Raise ValueError for a number out of range."""

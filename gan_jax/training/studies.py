@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gan_jax.base import Hook, Key, Program, Study
+from gan_jax.base import Hook, Key, Program, State, Study
 from gan_jax.provenance import provenance
 from gan_jax.training import loop, pictures, records, runs
 from gan_jax.training.checkpoints import Checkpoints
@@ -67,17 +67,24 @@ def compute(study: Study, directory: Path, name: str, sha256: str) -> float:
 
 
 def train(
-    program: Program, key: Key, directory: Path, *, steps: int, every: int = 1000, hooks: Sequence[Hook] = ()
+    program: Program,
+    key: Key,
+    directory: Path,
+    *,
+    steps: int,
+    every: int = 1000,
+    hooks: Sequence[Hook] = (),
+    begin: Callable[[], State] | None = None,
 ) -> loop.Result:
     """Train a program, or members of it, in a cell's directory, from where an interruption left it.
 
     Progress and metrics.jsonl as a run has them; a checkpoint each `every` steps. KeyboardInterrupt after a signal,
     at the next chunk boundary and with a checkpoint. A state that is not finite ends it early, with the Result's stop.
-    Members are divided over devices as their keys are.
+    Members are divided over devices as their keys are. What `begin` gives is the first state, the program's if None.
     """
     with Checkpoints(directory / "checkpoints", keep=1) as checkpoints, loop.interruption() as interruption:
         restored = checkpoints.restore(loop.abstract(program, key))
-        start = (restored.step, restored.state) if restored else None
+        start = (restored.step, restored.state) if restored else (0, begin()) if begin else None
         examples = records.images_per_step(program) * key.size
         with records.Records(directory, steps=steps, start=start[0] if start else 0, images_per_step=examples) as rows:
             all_of = (rows.hook(every), *hooks, checkpoints.hook(every), interruption)

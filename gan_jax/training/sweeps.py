@@ -1,9 +1,11 @@
-"""Many runs of one experiment side by side in one program, a seed each, as a study: a cell trains a group of them.
+"""Many runs of one experiment side by side, of many seeds and over grids of its fields, as a study of theirs.
 
-In members/<seed>/ of the study's directory each of them is a run, to be sampled, evaluated, diagnosed or gone on with.
+In members/<name>/ of the study's directory each of them is a run, to be sampled, evaluated, diagnosed or gone on with.
+Those whose programs differ in hyperparameters alone train in one program, a cell of the study for each group of them.
 """
 
-import dataclasses
+import hashlib
+import itertools
 import json
 import os
 import re
@@ -11,20 +13,48 @@ import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Bool
 
-from gan_jax.base import Continue, Hook, Key, Metrics, Program, Report, State, Study
+from gan_jax.arithmetic import all_finite
+from gan_jax.base import Array, Batch, Continue, Hook, Hyper, Key, Metrics, Program, Report, State, Study
 from gan_jax.metrics.spread import interval
 from gan_jax.training import loop, parallel, records, runs, studies
 from gan_jax.training.checkpoints import Checkpoints
 from gan_jax.training.runs import Record
 
 _SHARE = 0.8  # of a device's memory that members may fill
+_FIELD = re.compile(r"[A-Za-z][\w.-]*")
+
+
+class Member(NamedTuple):
+    """One of many runs.
+
+    name: of its directory. setting: what its fields have been set to, by name, of those that the members differ in.
+    record: what its run's config.json says. program: that of its fields.
+    """
+
+    name: str
+    setting: Mapping[str, str]
+    record: Record
+    program: Program
+
+
+class Held(NamedTuple):
+    """Where a member stands.
+
+    hyper: its own, or () where those of the program hold for all. trained: the program's state, the last one that was
+    finite. alive: whether it still is; one that is not stays as it was, and the others go on.
+    """
+
+    hyper: Hyper
+    trained: State
+    alive: Bool[Array, ""]
 
 
 def seeds(text: str) -> tuple[int, ...]:
@@ -33,6 +63,31 @@ def seeds(text: str) -> tuple[int, ...]:
     if not found or not (first := int(found[1])) <= (last := int(found[2])) < 2**32:
         raise ValueError(f"--seeds {text}: give A..B, A at most B, such as 0..7")
     return tuple(range(first, last + 1))
+
+
+def grid(words: Sequence[str]) -> tuple[Mapping[str, str], ...]:
+    """All settings of fields that are typed as FIELD=VALUE,VALUE..., each with each; one that sets none if none are.
+
+    ValueError: a word is not of this form, or a field or a value comes twice.
+    """
+    values: dict[str, list[str]] = {}
+    for word in words:
+        field, equals, text = word.partition("=")
+        each = text.split(",")
+        if not equals or not _FIELD.fullmatch(field) or not all(each):
+            raise ValueError(f"--grid {word}: give FIELD=VALUE,VALUE such as beta1=0,0.5")
+        if field in values or len(set(each)) < len(each):
+            raise ValueError(f"--grid {word}: name each field and each of its values once")
+        values[field] = each
+    return tuple(dict(zip(values, each, strict=True)) for each in itertools.product(*values.values()))
+
+
+def name(setting: Mapping[str, str], seed: int) -> str:
+    """The name of a member: its seed, after what its fields are set to. ValueError: it cannot name a directory."""
+    made = ",".join([*(f"{field}={value}" for field, value in setting.items()), str(seed)])
+    if not re.fullmatch(r"[\w.,=+-]+", made):
+        raise ValueError(f"--grid: {made!r} cannot name a directory, use letters, digits and _.+-")
+    return made
 
 
 def fitting(program: Program, chunk: int, count: int) -> int:
@@ -47,16 +102,74 @@ def fitting(program: Program, chunk: int, count: int) -> int:
     return min(count, devices * (1 + max(0, int(room // each))))
 
 
-def study(program: Program, record: Record, directory: Path, members: Sequence[int], at_once: int) -> Study:
-    """The study whose cells train groups of at most `at_once` members.
+def study(members: Sequence[Member], directory: Path, at_once: int) -> Study:
+    """The study whose cells train groups of at most `at_once` members, each group in one program."""
+    cells = {}
+    for alike in together(members):
+        for i in range(0, len(alike), at_once):
+            group = alike[i : i + at_once]
+            first, last = group[0], group[-1]
+            others = f"+{len(group) - 1}" if first.setting else f"-{last.name}"
+            cells[first.name + others] = partial(_cell, directory, group)
+    return Study(cells=cells, report=partial(_report, members))
 
-    record: of a run; each member's is this one with its seed.
+
+def together(members: Sequence[Member]) -> list[list[Member]]:
+    """The members in groups whose programs are one and the same function of the hyperparameters, state and data."""
+    if len({tuple(member.setting.items()) for member in members}) == 1:
+        return [list(members)]
+    signatures, groups = {}, {}
+    for member in members:
+        setting = tuple(member.setting.items())
+        if setting not in signatures:  # all seeds of a setting have one program
+            signatures[setting] = signature(member.program)
+        groups.setdefault(signatures[setting], []).append(member)
+    return list(groups.values())
+
+
+def signature(program: Program) -> str:
+    """The digest of all that a program does to a state, but for its hyperparameters, and of its data.
+
+    Of one whose hyperparameters cannot be turned they are a part of it.
     """
-    groups = [tuple(members[i : i + at_once]) for i in range(0, len(members), at_once)]
-    return Study(
-        cells={f"{group[0]}-{group[-1]}": partial(_cell, program, record, directory, group) for group in groups},
-        report=partial(_report, record),
-    )
+    tunable, key = program.tunable, jax.random.key(0)
+    arrays = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), program.batches.arrays)
+
+    def advance(hyper: Hyper, key: Key, state: State, arrays: Any, step: Array) -> Any:
+        batch = program.batches.draw(arrays, key, step)
+        return tunable.step(hyper, key, state, batch) if tunable else program.step(key, state, batch)
+
+    hyper = tunable.hyper if tunable else ()
+    state = loop.abstract(program, key)
+    lowered = jax.jit(advance).lower(hyper, key, state, arrays, jax.ShapeDtypeStruct((), jnp.int32))
+    begun = jax.jit(program.init).lower(key)
+    told = (lowered.as_text(), begun.as_text(), str(jax.tree.structure(hyper)), runs.data_sha256(program))
+    return hashlib.sha256("\n".join((*told, str(program.steps), str(program.chunk))).encode()).hexdigest()
+
+
+def held(program: Program, *, turned: bool = False) -> Program:
+    """Return the program of a member, whose state is `Held`: `turned` says whether it has hyperparameters of its own.
+
+    A member that is no longer finite stays what it was before, for good.
+    """
+    tunable = program.tunable
+    if turned and tunable is None:
+        raise ValueError("members differ in hyperparameters, and the program has none")
+
+    def init(key: Key) -> Held:
+        hyper = jax.tree.map(jnp.float32, tunable.hyper) if turned and tunable else ()
+        return Held(hyper, program.init(key), jnp.array(True))
+
+    def step(key: Key, state: Held, batch: Batch) -> tuple[Held, Metrics]:
+        if turned and tunable:
+            new, metrics = tunable.step(state.hyper, key, state.trained, batch)
+        else:
+            new, metrics = program.step(key, state.trained, batch)
+        alive = state.alive & all_finite(new)
+        kept = jax.tree.map(lambda new, old: jnp.where(alive, new, old), new, state.trained)
+        return Held(state.hyper, kept, alive), metrics
+
+    return program._replace(init=init, step=step)
 
 
 def best_member(directory: Path) -> Path:
@@ -67,27 +180,38 @@ def best_member(directory: Path) -> Path:
         raise ValueError(
             f"{directory} holds many runs, and none of them has a score yet: name one in {directory}/members"
         )
-    return directory / "members" / str(ranked[0]["seed"])
+    return directory / "members" / ranked[0]["name"]
 
 
-def _cell(program: Program, record: Record, directory: Path, group: Sequence[int], own: Path) -> Mapping[str, Any]:
-    key = jax.vmap(jax.random.key)(jnp.array(group, jnp.uint32))
+def _cell(directory: Path, group: Sequence[Member], own: Path) -> Mapping[str, Any]:
+    key = jax.vmap(jax.random.key)(jnp.array([member.record.seed for member in group], jnp.uint32))
     if jax.device_count() > 1 and len(group) % jax.device_count() == 0:
         key = jax.device_put(key, NamedSharding(parallel.mesh(), PartitionSpec(parallel.AXIS)))
+    record, turned = group[0].record, len({tuple(member.setting.items()) for member in group}) > 1
+    program = held(group[0].program, turned=turned)._replace(chunk=record.chunk)
+
+    def begin() -> State:
+        state = loop.init(program, key)
+        if not turned:
+            return state
+        each = [member.program.tunable.hyper for member in group if member.program.tunable]
+        hyper = jax.tree.map(lambda old, *values: jax.device_put(jnp.stack(values), old.sharding), state.hyper, *each)
+        return state._replace(hyper=hyper)
+
     trained = studies.train(
-        program._replace(chunk=record.chunk),
+        program,
         key,
         own,
         steps=record.steps,
         every=record.checkpoint_every,
         hooks=[_rows(own, group, record.log_every)],
+        begin=begin,
     )
-    stopped = trained.stop.reason if trained.stop else None
     found = [
-        _kept(program, dataclasses.replace(record, seed=seed), directory / "members" / str(seed), own, member)
-        for seed, member in zip(group, _apart(trained, len(group)), strict=True)
+        _kept(member, directory / "members" / member.name, own, ended)
+        for member, ended in zip(group, _apart(trained, len(group)), strict=True)
     ]
-    return {"members": found} | ({"stopped": stopped} if stopped else {})
+    return {"members": found}
 
 
 def _apart(trained: loop.Result, count: int) -> Sequence[loop.Result]:
@@ -96,36 +220,38 @@ def _apart(trained: loop.Result, count: int) -> Sequence[loop.Result]:
     return [trained._replace(state=jax.tree.map(lambda leaf, i=i: leaf[i], state)) for i in range(count)]
 
 
-def _rows(own: Path, group: Sequence[int], every: int) -> Hook:
+def _rows(own: Path, group: Sequence[Member], every: int) -> Hook:
     """A hook that writes each member's row to a file of its own."""
 
     def run(step: int, state: State, metrics: Metrics) -> Continue:
         values = {name: np.asarray(value, float) for name, value in jax.device_get(dict(metrics)).items()}
-        for place, seed in enumerate(group):
+        for place, member in enumerate(group):
             row = {"step": step} | {name: float(value[place]) for name, value in values.items()}
-            records.append(own / f"{seed}.jsonl", row)
+            records.append(own / f"{member.name}.jsonl", row)
         return Continue()
 
     return Hook(every, run)
 
 
-def _kept(program: Program, record: Record, directory: Path, own: Path, member: loop.Result) -> Mapping[str, Any]:
-    """Write a member down as a run, and return its seed, score and last metrics."""
+def _kept(member: Member, directory: Path, own: Path, ended: loop.Result) -> Mapping[str, Any]:
+    """Write a member down as a run, and return what it is and what became of it."""
     if directory.exists():  # of a cell that was killed while its members were written
         shutil.rmtree(directory)
-    runs.create(directory, record)
+    state, finite = ended.state.trained, bool(ended.state.alive)
+    runs.create(directory, member.record)
     with Checkpoints(directory / "checkpoints") as checkpoints:
-        finite = checkpoints.save(member.step, jax.tree.map(jnp.asarray, member.state))
-    lines = (own / f"{record.seed}.jsonl").read_text().splitlines()
+        checkpoints.save(ended.step, jax.tree.map(jnp.asarray, state))
+    lines = (own / f"{member.name}.jsonl").read_text().splitlines()
     rows = {row["step"]: row for row in map(json.loads, lines)}  # a step that was gone back to comes again, and alike
     for step in sorted(rows):
         records.append(directory / "metrics.jsonl", rows[step])
     scores = {}
-    if finite and program.score:
-        found = program.score(runs.sampling_key(record.seed), member.state)
+    if finite and member.program.score:
+        found = member.program.score(runs.sampling_key(member.record.seed), state)
         scores = {name: float(value) for name, value in found.items()}
     scores = {name: value if np.isfinite(value) else None for name, value in scores.items()}
-    return {"seed": record.seed, "finite": bool(finite), "scores": scores, "last": rows[max(rows)]}
+    told = {"name": member.name, "seed": member.record.seed, "setting": dict(member.setting)}
+    return {**told, "finite": finite, "scores": scores, "last": rows[max(rows)]}
 
 
 def _ranked(members: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[str]]:
@@ -135,8 +261,9 @@ def _ranked(members: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any
     return sorted(scored, key=lambda member: member["scores"][names[0]]), names
 
 
-def _report(record: Record, results: Mapping[str, Mapping[str, Any]]) -> Report:
-    """A table of the members, the best first, and where their scores lie."""
+def _report(all_of: Sequence[Member], results: Mapping[str, Mapping[str, Any]]) -> Report:
+    """A table of the members, the best first, where their scores lie, and how they depend on what was set."""
+    record, fields = all_of[0].record, list(all_of[0].setting)
     members = [member for result in results.values() for member in result["members"]]
     title = f"{record.experiment}, {record.steps:,} steps"
     if not members:
@@ -147,20 +274,26 @@ def _report(record: Record, results: Mapping[str, Mapping[str, Any]]) -> Report:
     figures = {}
     if scored:
         values = np.array([member["scores"][names[0]] for member in scored])
-        spread = f" ± {interval(values):.4g} (95 %)" if len(values) > 1 else ""
+        spread = f" ± {interval(values):.4g} (95 %)" if len(values) > 1 and not fields else ""
         low, middle, high = np.percentile(values, [10, 50, 90])
         text += [
             f"{names[0]}, lower is better: mean {values.mean():.4g}{spread}, median {middle:.4g}, a tenth below "
-            f"{low:.4g} and a tenth above {high:.4g}; the best is members/{scored[0]['seed']}",
+            f"{low:.4g} and a tenth above {high:.4g}; the best is members/{scored[0]['name']}",
             "",
         ]
         figures = {"scores": _figure(names[0], values)}
+        if fields:
+            figures["grid"] = _grid_figure(names[0], fields, all_of, scored)
     columns = names or [name for name in members[0]["last"] if name != "step"]
-    text += [f"| seed | {' | '.join(columns)} |", "| ---: |" + " ---: |" * len(columns)]
+    text += [
+        f"| {' | '.join([*fields, 'seed', *columns])} |",
+        "|" + " ---: |" * (len(fields) + 1 + len(columns)),
+    ]
     for member in scored + others:
         shown = member["scores"] if names else member["last"]
         entries = [f"{value:.4g}" if (value := shown.get(name)) is not None else "not finite" for name in columns]
-        text.append(f"| {member['seed']} | {' | '.join(entries)} |")
+        set_to = [member["setting"][field] for field in fields]
+        text.append(f"| {' | '.join([*set_to, str(member['seed']), *entries])} |")
     return Report("\n".join(text), figures)
 
 
@@ -172,6 +305,27 @@ def _figure(name: str, values: np.ndarray) -> Any:
     ax.step(values, np.arange(1, len(values) + 1) / len(values), where="post")
     ax.plot(values, np.arange(1, len(values) + 1) / len(values), ".", color="C0")
     ax.set(xlabel=f"{name}, lower is better", ylabel="share of members at or below", ylim=(0, 1.02))
+    return drawn
+
+
+def _grid_figure(
+    name: str, fields: Sequence[str], all_of: Sequence[Member], scored: Sequence[Mapping[str, Any]]
+) -> Any:
+    """A panel for each field: all scores at each of its values, whatever the other fields are, and their medians."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(3.2 * len(fields), 3), layout="constrained")
+    for ax, field in zip(drawn.subplots(1, len(fields), squeeze=False, sharey=True)[0], fields, strict=True):
+        values = list(dict.fromkeys(member.setting[field] for member in all_of))
+        for place, value in enumerate(values):
+            scores = [member["scores"][name] for member in scored if member["setting"][field] == value]
+            ax.plot([place] * len(scores), scores, ".", color="C0", alpha=0.5)
+            if scores:
+                ax.plot([place - 0.3, place + 0.3], [np.median(scores)] * 2, color="k")
+        ax.set_xticks(range(len(values)), values)
+        ax.set_xlabel(field)
+        ax.set_yscale("log" if min(member["scores"][name] for member in scored) > 0 else "linear")
+    drawn.supylabel(f"{name}, lower is better", fontsize=10)
     return drawn
 
 

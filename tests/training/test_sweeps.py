@@ -1,8 +1,10 @@
 """Many runs side by side are the runs that they would be alone; their memory is reckoned before it is spent."""
 
 import json
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 import gan_jax
 from gan_jax import cli
+from gan_jax.base import Tunable
 from gan_jax.training import sweeps
 from tests.training.toy import same, toy
 
@@ -70,6 +73,104 @@ def test_what_means_nothing_side_by_side_is_refused(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["train", "ring", "--run", str(tmp_path / "many"), "--resume", "--steps", "4"]) == 2
     assert "begun with steps 2, not 4" in capsys.readouterr().err
+
+
+def test_members_of_a_grid_are_the_runs_that_their_fields_would_train_alone(tmp_path, capsys):
+    many = tmp_path / "many"
+    words = [*RING, "--steps", "4", "--seeds", "1..2", "--grid", "generator_rate=1e-3,1e-1", "batch=8,6"]
+    assert cli.main([*words, "--run", str(many), "--cells", "*batch=6*"]) == 0
+    assert "1 of 2 are finished" in capsys.readouterr().err  # another batch is another program
+    assert cli.main(["train", "ring", "--run", str(many), "--resume"]) == 0
+    report = capsys.readouterr().out
+    assert [line.split("|")[1:5] for line in report.splitlines() if "seed" in line] == [
+        [" generator_rate ", " batch ", " seed ", " sliced_wasserstein "]
+    ]
+    assert (many / "grid.png").read_bytes().startswith(b"\x89PNG")
+    names = {
+        f"generator_rate={rate},batch={batch},{seed}"
+        for rate in ("1e-3", "1e-1")
+        for batch in (8, 6)
+        for seed in (1, 2)
+    }
+    assert {path.name for path in (many / "members").iterdir()} == names
+    for rate, batch, seed in (("1e-3", "8", "1"), ("1e-1", "6", "2")):
+        alone = tmp_path / f"{rate}-{batch}-{seed}"
+        fields = ["--generator-rate", rate, "--batch", batch, "--seed", seed]
+        assert cli.main(["train", "ring", "--run", str(alone), "--steps", "4", *RING[4:], *fields]) == 0
+        trained, expected = (
+            gan_jax.load(many / "members" / f"generator_rate={rate},batch={batch},{seed}"),
+            gan_jax.load(alone),
+        )
+        near(trained.state, expected.state)
+        assert trained.record == expected.record
+    other = gan_jax.load(many / "members" / "generator_rate=1e-1,batch=8,1").state.point.params.generator
+    with pytest.raises(AssertionError):  # the rate has come through
+        near(other, gan_jax.load(many / "members" / "generator_rate=1e-3,batch=8,1").state.point.params.generator)
+
+
+def test_a_grid_is_each_value_with_each_and_nothing_else(tmp_path, capsys):
+    assert sweeps.grid(()) == ({},)
+    assert sweeps.grid(("a.b=1,2", "c=x")) == ({"a.b": "1", "c": "x"}, {"a.b": "2", "c": "x"})
+    for words in (("a",), ("=1",), ("a=",), ("a=1,,2",), ("a=1,1",), ("a=1", "a=2")):
+        with pytest.raises(ValueError, match=f"--grid {words[-1]}: "):
+            sweeps.grid(words)
+    with pytest.raises(ValueError, match="'data=a/b,3' cannot name a directory"):
+        sweeps.name({"data": "a/b"}, 3)
+    for words, message in ((["rate=1"], "--rate"), (["beta1=2"], "beta"), (["beta1=x"], "beta1")):
+        assert cli.main([*RING, "--grid", *words, "--run", str(tmp_path / "run")]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+
+
+def counting(rate, *, bias=0.0, tunable=True):
+    """A program that counts up by its hyperparameter; where it is marked it is not finite any more beyond 3."""
+
+    def step(hyper, key, state, batch):
+        count, marked = state
+        return (jnp.where((count > 3) & marked, jnp.nan, count + hyper + bias), marked), {"count": count}
+
+    program = toy()._replace(init=lambda key: (jnp.zeros(()), jnp.array(False)), step=partial(step, rate))
+    return program._replace(tunable=Tunable(rate, step, lambda *_: None, lambda *_: None) if tunable else None)
+
+
+def test_programs_are_one_if_they_differ_in_hyperparameters_alone():
+    known = sweeps.signature(counting(1.0))
+    assert sweeps.signature(counting(2.0)) == known
+    assert sweeps.signature(counting(1.0, bias=1.0)) != known
+    assert sweeps.signature(counting(1.0)._replace(steps=7)) != known
+    other = counting(1.0).batches
+    other = other._replace(arrays=jax.tree.map(lambda leaf: leaf + 1, other.arrays))
+    assert sweeps.signature(counting(1.0)._replace(batches=other)) != known
+    assert sweeps.signature(counting(2.0, tunable=False)) != sweeps.signature(counting(1.0, tunable=False))
+
+
+def test_those_that_are_one_program_are_together_in_their_order():
+    members = [
+        sweeps.Member(bias + rate + seed, {"bias": bias, "rate": rate}, None, counting(float(rate), bias=float(bias)))
+        for rate in "12"
+        for bias in "01"
+        for seed in "89"
+    ]
+    groups = [[member.name for member in group] for group in sweeps.together(members)]
+    assert groups == [["018", "019", "028", "029"], ["118", "119", "128", "129"]]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_member_that_is_not_finite_stays_what_it_was_and_holds_up_no_other(turned):
+    program, key = sweeps.held(counting(2.0), turned=turned), jax.random.key(0)
+    state = jax.vmap(program.init)(jax.random.split(key, 3))
+    state = state._replace(trained=(state.trained[0], jnp.array([False, True, False])))
+    for _ in range(6):
+        state, metrics = jax.vmap(program.step, (None, 0, None))(key, state, {})
+    np.testing.assert_array_equal(state.trained[0], [12.0, 4.0, 12.0])
+    np.testing.assert_array_equal(state.alive, [True, False, True])
+    np.testing.assert_array_equal(metrics["count"], [10.0, 4.0, 10.0])
+
+
+def test_a_program_without_hyperparameters_has_no_members_that_differ_in_them():
+    with pytest.raises(ValueError, match="the program has none"):
+        sweeps.held(counting(1.0, tunable=False), turned=True)
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**4), st.integers(1, 300), st.integers(1, 10**8))
