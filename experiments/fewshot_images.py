@@ -9,8 +9,8 @@ Result: kernel distances to MNIST's unseen digits after ten steps on 8 images: 2
     and array, 255 ± 38 after as much joint pre-training (--methods joint per_step --sets mnist --updates 2000;
     docs/fewshot_images_longer/report.md)
 Cost: two hours and twenty minutes on two cores of an AMD EPYC beside other work, three to five minutes a cell of second
-    order; 13 minutes a cell at 2,000 steps, on one core each. Five trials, --updates 5000 --tasks 8 --width 16, of which
-    this is the small form: some ten days there
+    order; 13 minutes a cell at 2,000 steps, on one core each. Five trials, --updates 5000 --tasks 8 --width 16, of
+    which this is the small form: some ten days there
 
 The GAN of `omniglot_maml_gan`, its initialisation learned in each of the ways of `meta.catalogue`, is adapted to images
 of 20 characters of unseen alphabets (Omniglot), or of the digits 7, 8 and 9, of which it has seen none (MNIST), by ten

@@ -191,7 +191,7 @@ def program(config: Config, name: str, way: Way) -> Program:
 def cell(config: Config, name: str, python: str | None, directory: Path) -> Mapping[str, Any]:
     """Measure ours and PyTorch's in turns, in steps a second; a way that PyTorch cannot go says why."""
     runners = {way: turns.compiled(program(config, name, WAYS[way])) for way in WORKS[name].ways}
-    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    device = "cpu" if jax.devices()[0].platform == "cpu" else "cuda"
     options = {"batch": config.batch, "width": config.width, "device": device, "dtype": config.dtype}
     script, failed = Path(__file__).parent / "peers" / "gan_torch.py", {}
     with ExitStack() as stack:

@@ -73,7 +73,7 @@ def ceilings(size: int | None = None, *, repeats: int = 5) -> Ceilings:
 
     size: of the matrices' sides, 2048 on a CPU and 8192 elsewhere unless given. What is copied is as large as 16.
     """
-    size = size or (2048 if jax.default_backend() == "cpu" else 8192)
+    size = size or (2048 if jax.devices()[0].platform == "cpu" else 8192)
 
     def best(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
         compiled = jax.jit(function)

@@ -1,5 +1,6 @@
 """Many runs side by side are the runs that they would be alone; their memory is reckoned before it is spent."""
 
+import itertools
 import json
 from functools import partial
 
@@ -86,21 +87,15 @@ def test_members_of_a_grid_are_the_runs_that_their_fields_would_train_alone(tmp_
         [" generator_rate ", " batch ", " seed ", " sliced_wasserstein "]
     ]
     assert (many / "grid.png").read_bytes().startswith(b"\x89PNG")
-    names = {
-        f"generator_rate={rate},batch={batch},{seed}"
-        for rate in ("1e-3", "1e-1")
-        for batch in (8, 6)
-        for seed in (1, 2)
-    }
+    each = itertools.product(("1e-3", "1e-1"), (8, 6), (1, 2))
+    names = {f"generator_rate={rate},batch={batch},{seed}" for rate, batch, seed in each}
     assert {path.name for path in (many / "members").iterdir()} == names
     for rate, batch, seed in (("1e-3", "8", "1"), ("1e-1", "6", "2")):
         alone = tmp_path / f"{rate}-{batch}-{seed}"
         fields = ["--generator-rate", rate, "--batch", batch, "--seed", seed]
         assert cli.main(["train", "ring", "--run", str(alone), "--steps", "4", *RING[4:], *fields]) == 0
-        trained, expected = (
-            gan_jax.load(many / "members" / f"generator_rate={rate},batch={batch},{seed}"),
-            gan_jax.load(alone),
-        )
+        member = many / "members" / f"generator_rate={rate},batch={batch},{seed}"
+        trained, expected = gan_jax.load(member), gan_jax.load(alone)
         near(trained.state, expected.state)
         assert trained.record == expected.record
     other = gan_jax.load(many / "members" / "generator_rate=1e-1,batch=8,1").state.point.params.generator
