@@ -163,6 +163,7 @@ def _check_meant(options: RunOptions, *, study: bool) -> None:
 
 def _open_members(experiment: Experiment, module: ModuleType, typed: _Typed, program: "Program") -> _Study:
     """Prepare many runs of an experiment as a study of theirs."""
+    from gan_jax.base import Study
     from gan_jax.training import sweeps
 
     options = typed.options
@@ -172,6 +173,7 @@ def _open_members(experiment: Experiment, module: ModuleType, typed: _Typed, pro
         prog, config = f"gan-jax train {experiment.name}", Annotated[module.Config, arg(name="")]
         one = typed._replace(config=parse(tyro.cli, words, f=config, default=typed.config, prog=prog))
         built = _built(experiment, module, one) if setting else program
+        assert not isinstance(built, Study)
         record = _recorded(experiment, one, built)
         for seed in seeds:
             name = sweeps.name(setting, seed)
