@@ -106,8 +106,8 @@ class Config:
     """Adam's rate of evolution."""
     drawn: bool = False
     """Whether a training begins at numbers drawn between the bounds, and not at the defaults."""
-    grid: tuple[int, ...] = (4, 4, 2, 2)
-    """Points of both rates, of beta1 and of R1's weight; random search has as many in all."""
+    lattice: tuple[int, ...] = (4, 4, 2, 2)
+    """Points of the grid: of both rates, of beta1 and of R1's weight; random search has as many in all."""
     members: int = 16
     """Of a population."""
     gains: tuple[float, ...] = (0.1, 0.3, 1.0)
@@ -135,7 +135,7 @@ SMALLEST = Config(
     budget=16,
     hidden=2,
     trials=4,
-    grid=(2, 1, 1, 1),
+    lattice=(2, 1, 1, 1),
     tested=2,
     d_steps=1,
     shots=4,
@@ -171,8 +171,8 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
         raise ValueError(f"given={config.given}: give five numbers where, and only where, 'given' is a row")
     if config.tested < 2 or config.trials % 4 or config.trials < 4:
         raise ValueError(f"{config.tested} tasks and {config.trials} trials: give 2 or more, and a multiple of 4")
-    if len(config.grid) != 4 or min(config.grid) < 1:
-        raise ValueError(f"grid={config.grid}: give the points of both rates, beta1 and R1, 1 or more of each")
+    if len(config.lattice) != 4 or min(config.lattice) < 1:
+        raise ValueError(f"lattice={config.lattice}: give the points of both rates, beta1 and R1, 1 or more of each")
     return Study(
         cells={
             f"{family}-{name}": partial(cell, config, family, name) for family in config.sets for name in config.tuners
@@ -403,8 +403,8 @@ def balanced(config: Config, parts: Family) -> Row:
 def per_task(config: Config, name: str) -> int:
     """Return how many updates of GANs a row spends on a new task, the training that is scored included."""
     count = {
-        "random": int(np.prod(config.grid)) + 1,
-        "grid": int(np.prod(config.grid)) + 1,
+        "random": int(np.prod(config.lattice)) + 1,
+        "grid": int(np.prod(config.lattice)) + 1,
         "population": config.members,
         "rl2": config.episodes,
     }
@@ -418,7 +418,7 @@ def test(config: Config, parts: Family, name: str, tuner: Tuner | None) -> Mappi
     """
     environment = parts.environments["train"]  # all differ in what they draw alone: one program serves them
     panel = parts.panel
-    points = dict(zip((*RATES, "beta1", "penalty"), config.grid, strict=True))
+    points = dict(zip((*RATES, "beta1", "penalty"), config.lattice, strict=True))
 
     def searched(key: Key, start: Start) -> Tuner:
         draw_key, search_key = jax.random.split(key)
@@ -508,7 +508,7 @@ def table(config: Config, title: str, done: Mapping[str, Mapping[str, Any]], row
         "",
         f"After {steps:,} updates, over {config.tested} unseen tasks: energy distance, mean ± 95 % interval; regret of "
         "the means, (score - best)/(defaults - best), with a 95 % interval by bootstrap over tasks, where best is the "
-        f"best of the grid's {int(np.prod(config.grid))} points, trained again from another seed; updates until the "
+        f"best of the grid's {int(np.prod(config.lattice))} points, trained again from another seed; updates until the "
         f"defaults' final score, the mean over tasks, {steps:,} where it is not reached, and in how many; updates "
         "of GANs on a new task, the scored training included, and before it.",
         "",
