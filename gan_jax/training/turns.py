@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ class Ratio(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
 def compiled(program: Program, chunk: int | None = None) -> Runner:
@@ -82,14 +83,19 @@ def peer(python: str, script: Path, *words: str) -> Iterator[Runner]:
     ValueError: it ends or says anything else, with the last line of what it wrote to its standard error.
     """
     command = [python, str(script), *words]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:
-        assert process.stdin and process.stdout and process.stderr
+    # Errors go to a file, as nobody reads them while it runs, and a pipe that is full would stop it.
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process,
+    ):
+        assert process.stdin and process.stdout
 
         def answer() -> str:
             said = process.stdout.readline().strip()
             if not said:
-                why = (process.stderr.read().strip().splitlines() or ["no word of why"])[-1]
+                process.wait()
+                errors.seek(0)
+                why = (errors.read().strip().splitlines() or ["no word of why"])[-1]
                 raise ValueError(f"{python} cannot run {script.name} {' '.join(words)}: {why}")
             return said
 
@@ -109,7 +115,7 @@ def rates(runners: Mapping[str, Runner], *, rounds: int, seconds: float) -> dict
     found: dict[str, list[float]] = {who: [] for who in runners}
     for _ in range(rounds):
         for who, runner in runners.items():
-            found[who].append(round(steps[who] / runner.run(steps[who]), 4))
+            found[who].append(float(f"{steps[who] / runner.run(steps[who]):.5g}"))
     return found
 
 

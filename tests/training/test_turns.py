@@ -47,7 +47,7 @@ def test_one_that_is_slower_than_a_turn_takes_one_unit():
 def test_the_ratio_is_that_of_medians_and_its_spread_that_of_turns():
     ratio = turns.ratio([2.0, 4.0, 6.0], [1.0, 1.0, 2.0])
     assert (ratio.median, ratio.low, ratio.high) == (4.0, 2.5, 3.5)  # turn by turn 2, 4 and 3
-    assert str(ratio) == "4.00 (2.50 to 3.50)"
+    assert str(ratio) == "4 (2.5 to 3.5)"
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 3])
@@ -85,6 +85,12 @@ def test_a_peer_answers_with_its_seconds(script):
 def test_a_peer_that_cannot_run_says_why(script, text, message):
     with pytest.raises(ValueError, match=message), turns.peer(sys.executable, script(text), "dcgan"):
         pass
+
+
+def test_a_peer_may_complain_as_much_as_it_likes(script):
+    loud = ANSWERS.replace("import sys", "import sys; sys.stderr.write('x' * 200_000 + chr(10))")
+    with turns.peer(sys.executable, script(loud)) as runner:
+        assert runner.run(16) == 2.0
 
 
 def test_peers_need_an_interpreter(monkeypatch, tmp_path):
