@@ -1,5 +1,7 @@
 """The assembly, on networks small enough to be computed by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from gan_jax import latents, objectives, penalties, rules
 from gan_jax.base import Network, Pair
 from gan_jax.gan import Hypers, adam, adversarial, gan
-from gan_jax.networks import dcgan, mlp
+from gan_jax.networks import dcgan, lowerings, mlp
 
 KEY = jax.random.key(0)
 LOG2 = np.log(2.0)
@@ -287,3 +289,28 @@ def test_an_augmentation_is_made_of_the_hyperparameters():
         )[0]
     )(0.25)
     assert slope != 0
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_fakes_that_are_reused_are_made_once(reuse):
+    """The generator is differentiated in one move and not in the other; the compiler still sees that it is the same."""
+    lowering = lowerings.xla()
+    model = gan(
+        Pair(
+            dcgan.generator(2, 28, 1, width=2, lowering=lowering),
+            dcgan.discriminator(28, 1, width=2, lowering=lowering),
+        ),
+        latents.normal(2),
+        hyper=Hypers(rates=Pair(1e-3, 1e-3)),
+        objective=lambda hyper: objectives.non_saturating(),
+        rule=lambda hyper: rules.alternating(adam(hyper), reuse=reuse),
+    )
+    key = jax.random.key(0)
+    state = jax.eval_shape(partial(model.init, model.hyper), key)
+    batch = {"image": jax.ShapeDtypeStruct((1, 4, 28, 28, 1), jnp.float32)}
+    text = jax.jit(partial(model.step, model.hyper)).lower(key, state, batch).compile().as_text()
+    ups, downs = 2, 2
+    forward = (1 if reuse else 2) * ups + 3 * downs  # the discriminator sees real and fake, and fake again
+    # Each layer's gradient of its kernel, and of its images but where those are data, or latents.
+    backward = 2 * (2 * downs - 1) + downs + 2 * ups
+    assert text.count(" convolution(") == forward + backward

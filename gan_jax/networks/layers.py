@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 from jax.nn.initializers import Initializer
 
 from gan_jax.networks.lowerings import Lowering, Map
@@ -125,26 +125,46 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, features: int, classes: int = 0, *, axis_name: str | None = None, rngs: nnx.Rngs):
-        self.normalise = nnx.BatchNorm(
-            features,
-            momentum=0.9,
-            epsilon=1e-5,
-            use_scale=False,
-            use_bias=False,
-            axis_name=axis_name,
-            rngs=rngs,
-        )
+        self.normalise = _Moments(features, axis_name)
         rows = max(classes, 1)
         self.scale = nnx.Param(jnp.ones((rows, features)))
         self.shift = nnx.Param(jnp.zeros((rows, features)))
 
     def __call__(self, x: Array, label: Array | None, *, train: bool) -> Array:
         """Return the normalised [B, ..., C]; the running moments are used unless `train`."""
-        # Flax's result is as wide as its running moments; in mixed precision the rest is narrower.
-        x = self.normalise(x, use_running_average=not train).astype(x.dtype)
+        mean, inverse = self.normalise(x, train=train)
         row = required("label", label) if self.scale.shape[0] > 1 else 0
         shape = (-1, *(1,) * (x.ndim - 2), x.shape[-1])
+        # Moments are float32 at least; in mixed precision the rest is narrower.
+        x = ((x - mean.reshape(shape)) * inverse.reshape(shape)).astype(x.dtype)
         return x * self.scale[row].reshape(shape) + self.shift[row].reshape(shape)
+
+
+class _Moments(nnx.Module):
+    """The moments of a batch over all axes but the last, and their running means, of a momentum of .9.
+
+    Flax's own layer takes the root of a variance that has all the axes of the batch. XLA then writes it in one way
+    where it is differentiated and in another where it is not, and computes a network twice that it could compute once.
+    """
+
+    def __init__(self, features: int, axis_name: str | None):
+        self.mean = nnx.BatchStat(jnp.zeros(features))
+        self.var = nnx.BatchStat(jnp.ones(features))
+        self.axis_name = axis_name
+
+    def __call__(self, x: Array, *, train: bool) -> tuple[Array, Array]:
+        """Return the mean and one over the standard deviation, [C] each; the running ones unless `train`."""
+        mean, variance = self.mean[...], self.var[...]
+        if train:
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            axes = tuple(range(x.ndim - 1))
+            moments = wide.mean(axes), jnp.square(wide).mean(axes)
+            if self.axis_name is not None:
+                moments = lax.pmean(moments, self.axis_name)
+            mean, variance = moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
+            self.mean[...] = 0.9 * self.mean[...] + 0.1 * mean
+            self.var[...] = 0.9 * self.var[...] + 0.1 * variance
+        return mean, lax.rsqrt(variance + 1e-5)
 
 
 class LayerNorm(nnx.Module):
