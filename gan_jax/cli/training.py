@@ -169,22 +169,35 @@ def _open_members(experiment: Experiment, module: ModuleType, typed: _Typed, pro
     options = typed.options
     seeds, members = sweeps.seeds(options.seeds or "0..0"), []
     for setting in sweeps.grid(options.grid):
-        words = [word for field, value in setting.items() for word in (f"--{field}", value)]
-        prog, config = f"gan-jax train {experiment.name}", Annotated[module.Config, arg(name="")]
-        one = typed._replace(config=parse(tyro.cli, words, f=config, default=typed.config, prog=prog))
+        one = typed._replace(config=_set(experiment, typed.config, setting))
         built = _built(experiment, module, one) if setting else program
         assert not isinstance(built, Study)
         record = _recorded(experiment, one, built)
         for seed in seeds:
             name = sweeps.name(setting, seed)
             members.append(sweeps.Member(name, setting, dataclasses.replace(record, seed=seed), built))
-    record = members[0].record
-    turned = sweeps.held(program, turned=bool(options.grid) and program.tunable is not None)
-    group = options.group or sweeps.fitting(turned, record.chunk, len(members))
-    study = sweeps.study(members, typed.directory, group)
-    told = {name: getattr(record, name) for name in OF_MEMBERS if hasattr(record, name)}
-    told |= {"seeds": options.seeds, "grid": list(options.grid), "group": group}
+    groups = sweeps.together(members)
+    group = options.group or min(
+        sweeps.fitting(sweeps.held(each[0].program), each[0].record.chunk, len(each)) for each in groups
+    )
+    study = sweeps.study(groups, typed.directory, group)
+    told = {name: getattr(options, name) for name in OF_MEMBERS} | {"grid": list(options.grid), "group": group}
     return _open_study(experiment, typed, study, told)
+
+
+def _set(experiment: Experiment, config: Any, setting: Mapping[str, str]) -> Any:
+    """A configuration with some fields set to what was typed. ValueError: there is no such field, or value of it."""
+    words = []
+    for field, value in setting.items():
+        default: Any = config
+        for part in field.split("."):
+            if not dataclasses.is_dataclass(default) or not hasattr(default, part):
+                known = ", ".join(each.name for each in dataclasses.fields(config))
+                raise ValueError(f"--grid {field}={value}: {experiment.name} has {known}; seeds go to --seeds")
+            default = getattr(default, part)
+        words += [f"--{field}", *(value.split("x") if isinstance(default, tuple) else [value])]
+    options = {"config": (tyro.conf.FlagConversionOff,), "prog": f"gan-jax train {experiment.name}"}
+    return parse(tyro.cli, words, f=type(config), default=config, add_help=False, **options)
 
 
 def _open_study(
@@ -332,7 +345,7 @@ def _run(run: _Run, again: str) -> int:
     import jax
     import jax.numpy as jnp
 
-    from gan_jax.base import Stop
+    from gan_jax.base import Hook, Stop
     from gan_jax.diagnostics.termination import Criteria
     from gan_jax.training import diagnosis, distributed, loop, parallel, profiling, records, runs
     from gan_jax.training.watch import Watch, rows
@@ -371,15 +384,15 @@ def _run(run: _Run, again: str) -> int:
     tracer = profiling.Tracer(directory / "profile")
     with checkpoints, writer, distributed.interruption() as interruption, together, tracer:
         # A checkpoint comes after the row and the picture of its step: resumed from it, a run makes them no more.
-        hooks = (
+        hooks: tuple[Hook, ...] = (
             writer.hook(record.log_every),
             loop.finite(record.log_every),
             parallel.seeing_whole(pictures),
             *watching,
             checkpoints.hook(record.checkpoint_every),
             interruption,
-            *([tracer.hook()] if profiled else []),
         )
+        hooks = tracer.around(hooks) if profiled else hooks
         result = loop.train(program, key, steps=record.steps, chunk=record.chunk, start=start, hooks=hooks)
         stop = result.stop or Stop("done")
         if stop.code != 3 and not checkpoints.save(result.step, result.state):
@@ -393,10 +406,10 @@ def _run(run: _Run, again: str) -> int:
     if stop.code == 75:
         process.say(f"{stop.reason} at step {result.step}; resume with: {again}")
     print(f"run: {directory}")
-    if tracer.steps:
+    if tracer.steps and stop.code != 75:  # who interrupts does not wait for more
         profile = profiling.profile(tracer, program, key, result.state, record.chunk)
         print(profiling.write(profile, profiling.ceilings(), tracer.directory))
-    elif profiled:
+    elif profiled and stop.code != 75:
         process.say("the run was over before it could be profiled: give it more steps")
     if best := watch.verdict.best:
         where = directory / "checkpoints" / str(best.step)

@@ -56,8 +56,11 @@ class RunOptions:
     """All randomness of the run follows from it."""
     seeds: Annotated[str | None, arg(help_behavior_hint="(default: one run)")] = None
     """Train many runs side by side in one program, a seed each: 0..7."""
-    grid: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE,VALUE", help_behavior_hint="(default: none)")] = ()
-    """Train a run for each setting of these fields, each with each and with each seed: beta1=0,0.5 penalty=1,10."""
+    grid: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        arg(metavar="FIELD=VALUE,VALUE", help_behavior_hint="(default: none; may be repeated)"),
+    ] = ()
+    """Train a run for each of these values of a field, and with each seed; widths=64,64x64 where a field has many."""
     group: Annotated[int | None, arg(help_behavior_hint="(default: as many as the memory holds)")] = None
     """How many of them train at a time."""
     data: Annotated[str | None, _OWN] = None

@@ -278,7 +278,7 @@ _KINDS = re.compile(
     r"(all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast)"
     r"(-start)?$"
 )
-_PRODUCT = re.compile(r'\b(?:dot|convolution)\(|"__cu(?:blas|dnn)')
+PRODUCT = re.compile(r'\b(?:dot|convolution)\(|"__cu(?:blas|dnn)')
 
 
 def instructions(lines: Sequence[str]) -> Iterator[Instruction]:
@@ -339,7 +339,7 @@ def loops(hlo: str) -> int:
                 if other in parts and other not in seen:
                     yield from reached(other, seen)
 
-    return sum(any(_PRODUCT.search(line) for line in reached(body, set())) for body in bodies)
+    return sum(any(PRODUCT.search(line) for line in reached(body, set())) for body in bodies)
 
 
 # Devices.

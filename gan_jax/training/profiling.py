@@ -1,14 +1,14 @@
 """Where the time of a step goes, and how far it is from what the machine could do.
 
-A few chunks of a run are traced as it goes. `profile/` in the run's directory then holds the trace, which TensorBoard's
-profile plugin and Perfetto read, and `report.md`.
+Some chunks of a run are traced and timed as it goes, apart from what happens between them. `profile/` in the run's
+directory then holds the trace, which TensorBoard's profile plugin and Perfetto read, and `report.md`.
 """
 
 import math
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,18 +18,19 @@ from jax import lax
 
 from gan_jax.base import Continue, Hook, Key, Metrics, Program, State
 from gan_jax.training import loop, turns
-from gan_jax.training.plan import computations, instructions
+from gan_jax.training.plan import PRODUCT, computations, instructions
 
 WARM = 2  # chunks before the trace: the first compiles, the second says how long one takes
 SECONDS = 2.0  # about how long is traced
 FEWEST, MOST = 3, 50  # chunks that are traced
 ROWS = 20  # of the table
-COPIES = 8
+COPIES = 8  # of a large array, to measure the memory by
 DTYPES = ("float32", "bfloat16")
 
 _SOURCE = re.compile(r'op_name="([^"]*)"')
 _CALLED = re.compile(r"calls=%([\w.-]+)")
-_PRODUCTS = ("dot", "convolution")
+_MODULE = re.compile(r"HloModule ([\w.-]+)")
+_TYPE = re.compile(r"\b(f32|bf16)\[")
 _CONTAINERS = ("while", "call", "conditional")  # they last as long as what is in them, which is traced itself
 
 
@@ -71,7 +72,7 @@ class Profile(NamedTuple):
 def ceilings(size: int | None = None, *, repeats: int = 5) -> Ceilings:
     """Measure what the first device can do, the best of some repeats.
 
-    size: of the matrices' sides, 2048 on a CPU and 8192 elsewhere unless given. What is copied is as large as 16.
+    size: of the matrices' sides, 2048 on a CPU and 8192 elsewhere unless given. What is copied is as large as four.
     """
     size = size or (2048 if jax.devices()[0].platform == "cpu" else 8192)
 
@@ -91,7 +92,7 @@ def ceilings(size: int | None = None, *, repeats: int = 5) -> Ceilings:
         return x
 
     factors = {dtype: jnp.ones((size, size), dtype) for dtype in DTYPES}
-    large = jnp.ones((16, size, size))
+    large = jnp.ones((4, size, size))
     flops = {dtype: 2 * size**3 / best(jnp.matmul, factor, factor) for dtype, factor in factors.items()}
     return Ceilings(flops, 2 * COPIES * large.nbytes / best(copied, large))
 
@@ -99,14 +100,14 @@ def ceilings(size: int | None = None, *, repeats: int = 5) -> Ceilings:
 class Tracer:
     """Traces some chunks of a run once they are compiled; use it as a context around the loop.
 
-    It waits for the device between the first chunks, and where the trace begins and ends.
+    It waits for the device after each chunk until it is done, so that it times chunks alone.
     """
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self._calls, self._left = 0, 0  # boundaries seen, and chunks that are still to be traced
-        self._step, self._time = 0, 0.0  # where the clock was started
-        self.steps, self.seconds = 0, 0.0  # what was traced, none if the run was over before
+        self._calls, self._left = 0, 0  # chunks seen, and those that are still to be traced
+        self._step, self._time = 0, 0.0  # where the last chunk began
+        self.steps, self.seconds = 0, 0.0  # what was traced; no steps if the run was over before
 
     def __enter__(self) -> "Tracer":
         return self
@@ -114,30 +115,30 @@ class Tracer:
     def __exit__(self, *_: object) -> None:
         if self._left:  # the run has ended first
             jax.profiler.stop_trace()
-            self._left = 0
+            self._left, self.steps = 0, 0
 
-    def hook(self) -> Hook:
-        """Return what the loop calls between chunks."""
-        return Hook(1, self._run)
+    def around(self, hooks: Sequence[Hook]) -> tuple[Hook, ...]:
+        """Return the hooks of a run between two of its own, so that their time is not that of a step."""
+        return Hook(1, self._end), *hooks, Hook(1, self._begin)
 
-    def _run(self, step: int, state: State, metrics: Metrics) -> Continue:
-        self._calls += 1
+    def _end(self, step: int, state: State, metrics: Metrics) -> Continue:
         if self._calls > WARM and not self._left:
             return Continue()
-        if self._calls <= WARM or self._left == 1:
-            jax.block_until_ready(state)
-        now = time.perf_counter()
-        if self._calls == WARM:
-            self._left = min(max(FEWEST, math.ceil(SECONDS / (now - self._time))), MOST)
-            jax.profiler.start_trace(str(self.directory))
-            now = time.perf_counter()
-        elif self._left:
+        jax.block_until_ready(state)
+        taken = time.perf_counter() - self._time
+        self._calls += 1
+        if self._left:
+            self.steps, self.seconds = self.steps + step - self._step, self.seconds + taken
             self._left -= 1
-            if self._left:
-                return Continue()
-            self.steps, self.seconds = step - self._step, now - self._time
-            jax.profiler.stop_trace()
-        self._step, self._time = step, now
+            if not self._left:
+                jax.profiler.stop_trace()
+        elif self._calls == WARM:
+            self._left = min(max(FEWEST, math.ceil(SECONDS / taken)), MOST)
+            jax.profiler.start_trace(str(self.directory))
+        return Continue()
+
+    def _begin(self, step: int, state: State, metrics: Metrics) -> Continue:
+        self._step, self._time = step, time.perf_counter()
         return Continue()
 
 
@@ -153,10 +154,7 @@ def profile(tracer: Tracer, program: Program, key: Key, state: State, chunk: int
     newest = max(tracer.directory.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     data = jax.profiler.ProfileData.from_file(str(newest))
     products = Counter(
-        each.shape.partition("[")[0]
-        for lines in computations(text).values()
-        for each in instructions(lines)
-        if each.operation in _PRODUCTS
+        kind[1] for line in text.splitlines() if PRODUCT.search(line) and (kind := _TYPE.search(line)) is not None
     )
     return Profile(
         steps=tracer.steps,
@@ -164,12 +162,15 @@ def profile(tracer: Tracer, program: Program, key: Key, state: State, chunk: int
         flops=cost.get("flops", math.nan),
         bytes=cost.get("bytes accessed", math.nan),
         dtype="bfloat16" if products["bf16"] > products["f32"] else "float32",
-        operations=operations(text, durations(data), tracer.steps),
+        operations=operations(text, durations(data, _MODULE.findall(text)[0]), tracer.steps),
     )
 
 
-def durations(data: Any) -> Counter[str]:
-    """Return the nanoseconds that each operation of the first device took in a trace, by its name in the program."""
+def durations(data: Any, module: str) -> Counter[str]:
+    """Return the nanoseconds that each operation of a program took in a trace, by its name there, on the first device.
+
+    module: the program's name. Others may have run beside it, with operations of the same names.
+    """
     found: Counter[str] = Counter()
     for plane in data.planes:
         if plane.name.startswith("/device:") and not plane.name.endswith(":0"):
@@ -179,7 +180,8 @@ def durations(data: Any) -> Counter[str]:
                 stats = dict(event.stats)
                 # A TPU's have a line to themselves, and the text of an instruction for a name.
                 name = stats.get("hlo_op") or (event.name if line.name == "XLA Ops" else None)
-                if name is not None and not stats.get("device_ordinal", 0):
+                ours = stats.get("hlo_module", module) == module and not stats.get("device_ordinal", 0)
+                if name is not None and ours:
                     found[str(name).lstrip("%").partition(" ")[0]] += event.duration_ns
     return found
 

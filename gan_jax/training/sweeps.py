@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from gan_jax.arithmetic import all_finite
 from gan_jax.base import Array, Batch, Continue, Hook, Hyper, Key, Metrics, Program, Report, State, Study
@@ -49,11 +49,13 @@ class Held(NamedTuple):
     """Where a member stands.
 
     hyper: its own, or () where those of the program hold for all. trained: the program's state, the last one that was
-    finite. alive: whether it still is; one that is not stays as it was, and the others go on.
+    finite. steps: done until then, int32. alive: whether it still is; one that is not stays as it was, and the others
+    go on.
     """
 
     hyper: Hyper
     trained: State
+    steps: Int[Array, ""]
     alive: Bool[Array, ""]
 
 
@@ -73,7 +75,7 @@ def grid(words: Sequence[str]) -> tuple[Mapping[str, str], ...]:
     values: dict[str, list[str]] = {}
     for word in words:
         field, equals, text = word.partition("=")
-        each = text.split(",")
+        field, each = field.replace("-", "_"), text.split(",")
         if not equals or not _FIELD.fullmatch(field) or not all(each):
             raise ValueError(f"--grid {word}: give FIELD=VALUE,VALUE such as beta1=0,0.5")
         if field in values or len(set(each)) < len(each):
@@ -102,16 +104,16 @@ def fitting(program: Program, chunk: int, count: int) -> int:
     return min(count, devices * (1 + max(0, int(room // each))))
 
 
-def study(members: Sequence[Member], directory: Path, at_once: int) -> Study:
-    """The study whose cells train groups of at most `at_once` members, each group in one program."""
+def study(groups: Sequence[Sequence[Member]], directory: Path, at_once: int) -> Study:
+    """The study whose cells train at most `at_once` members, of a group that is one program (see `together`)."""
     cells = {}
-    for alike in together(members):
+    for alike in groups:
         for i in range(0, len(alike), at_once):
             group = alike[i : i + at_once]
             first, last = group[0], group[-1]
             others = f"+{len(group) - 1}" if first.setting else f"-{last.name}"
             cells[first.name + others] = partial(_cell, directory, group)
-    return Study(cells=cells, report=partial(_report, members))
+    return Study(cells=cells, report=partial(_report, [member for group in groups for member in group]))
 
 
 def together(members: Sequence[Member]) -> list[list[Member]]:
@@ -158,7 +160,7 @@ def held(program: Program, *, turned: bool = False) -> Program:
 
     def init(key: Key) -> Held:
         hyper = jax.tree.map(jnp.float32, tunable.hyper) if turned and tunable else ()
-        return Held(hyper, program.init(key), jnp.array(True))
+        return Held(hyper, program.init(key), jnp.int32(0), jnp.array(True))
 
     def step(key: Key, state: Held, batch: Batch) -> tuple[Held, Metrics]:
         if turned and tunable:
@@ -167,7 +169,7 @@ def held(program: Program, *, turned: bool = False) -> Program:
             new, metrics = program.step(key, state.trained, batch)
         alive = state.alive & all_finite(new)
         kept = jax.tree.map(lambda new, old: jnp.where(alive, new, old), new, state.trained)
-        return Held(state.hyper, kept, alive), metrics
+        return Held(state.hyper, kept, state.steps + alive, alive), metrics
 
     return program._replace(init=init, step=step)
 
@@ -175,12 +177,17 @@ def held(program: Program, *, turned: bool = False) -> Program:
 def best_member(directory: Path) -> Path:
     """The run of the member with the best score so far. ValueError: none has one yet."""
     cells = [json.loads(path.read_bytes())["result"] for path in (directory / "cells").glob("*.json")]
-    ranked, _ = _ranked([member for cell in cells for member in cell["members"]])
+    ranked, _ = _ranked(_members(cells))
     if not ranked:
         raise ValueError(
             f"{directory} holds many runs, and none of them has a score yet: name one in {directory}/members"
         )
     return directory / "members" / ranked[0]["name"]
+
+
+def _members(cells: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What became of the members of finished cells; before there were grids a seed was all of a name."""
+    return [{"name": str(each["seed"]), "setting": {}} | each for cell in cells for each in cell["members"]]
 
 
 def _cell(directory: Path, group: Sequence[Member], own: Path) -> Mapping[str, Any]:
@@ -189,14 +196,19 @@ def _cell(directory: Path, group: Sequence[Member], own: Path) -> Mapping[str, A
         key = jax.device_put(key, NamedSharding(parallel.mesh(), PartitionSpec(parallel.AXIS)))
     record, turned = group[0].record, len({tuple(member.setting.items()) for member in group}) > 1
     program = held(group[0].program, turned=turned)._replace(chunk=record.chunk)
+    for member in group:
+        records.cut(own / f"{member.name}.jsonl", record.steps)  # a line that a kill has torn
 
     def begin() -> State:
         state = loop.init(program, key)
         if not turned:
             return state
         each = [member.program.tunable.hyper for member in group if member.program.tunable]
-        hyper = jax.tree.map(lambda old, *values: jax.device_put(jnp.stack(values), old.sharding), state.hyper, *each)
-        return state._replace(hyper=hyper)
+
+        def stacked(old: Array, *values: Any) -> Array:
+            return jax.device_put(jnp.array(values, old.dtype), old.sharding)
+
+        return state._replace(hyper=jax.tree.map(stacked, state.hyper, *each))
 
     trained = studies.train(
         program,
@@ -234,16 +246,16 @@ def _rows(own: Path, group: Sequence[Member], every: int) -> Hook:
 
 
 def _kept(member: Member, directory: Path, own: Path, ended: loop.Result) -> Mapping[str, Any]:
-    """Write a member down as a run, and return what it is and what became of it."""
+    """Write a member down as a run, as far as it was finite, and return what it is and what became of it."""
     if directory.exists():  # of a cell that was killed while its members were written
         shutil.rmtree(directory)
-    state, finite = ended.state.trained, bool(ended.state.alive)
+    state, finite, steps = ended.state.trained, bool(ended.state.alive), int(ended.state.steps)
     runs.create(directory, member.record)
     with Checkpoints(directory / "checkpoints") as checkpoints:
-        checkpoints.save(ended.step, jax.tree.map(jnp.asarray, state))
+        checkpoints.save(steps, jax.tree.map(jnp.asarray, state))
     lines = (own / f"{member.name}.jsonl").read_text().splitlines()
     rows = {row["step"]: row for row in map(json.loads, lines)}  # a step that was gone back to comes again, and alike
-    for step in sorted(rows):
+    for step in sorted(step for step in rows if step <= steps):
         records.append(directory / "metrics.jsonl", rows[step])
     scores = {}
     if finite and member.program.score:
@@ -251,7 +263,7 @@ def _kept(member: Member, directory: Path, own: Path, ended: loop.Result) -> Map
         scores = {name: float(value) for name, value in found.items()}
     scores = {name: value if np.isfinite(value) else None for name, value in scores.items()}
     told = {"name": member.name, "seed": member.record.seed, "setting": dict(member.setting)}
-    return {**told, "finite": finite, "scores": scores, "last": rows[max(rows)]}
+    return {**told, "finite": finite, "steps": steps, "scores": scores, "last": rows[max(rows)]}
 
 
 def _ranked(members: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[str]]:
@@ -264,7 +276,7 @@ def _ranked(members: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any
 def _report(all_of: Sequence[Member], results: Mapping[str, Mapping[str, Any]]) -> Report:
     """A table of the members, the best first, where their scores lie, and how they depend on what was set."""
     record, fields = all_of[0].record, list(all_of[0].setting)
-    members = [member for result in results.values() for member in result["members"]]
+    members = _members(results.values())
     title = f"{record.experiment}, {record.steps:,} steps"
     if not members:
         return Report(f"{title}: no member is finished yet")
@@ -290,7 +302,7 @@ def _report(all_of: Sequence[Member], results: Mapping[str, Mapping[str, Any]]) 
         "|" + " ---: |" * (len(fields) + 1 + len(columns)),
     ]
     for member in scored + others:
-        shown = member["scores"] if names else member["last"]
+        shown = (member["scores"] if names else member["last"]) if member["finite"] else {}
         entries = [f"{value:.4g}" if (value := shown.get(name)) is not None else "not finite" for name in columns]
         set_to = [member["setting"][field] for field in fields]
         text.append(f"| {' | '.join([*set_to, str(member['seed']), *entries])} |")

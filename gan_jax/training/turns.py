@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 from gan_jax.base import Program
 from gan_jax.training import loop
 
+WARM = 3  # steps of a peer that are not measured: what compiles or records does so in the first ones
 PEERS = "GAN_JAX_PEERS"  # the variable that names a Python which has the other libraries
 
 
@@ -46,12 +47,13 @@ def compiled(program: Program, chunk: int | None = None) -> Runner:
     key, unit = jax.random.key(0), program.chunk if chunk is None else chunk
     advance = loop.compile_chunk(program, unit)
     state, done = loop.init(program, key), jnp.int32(0)
+    arrays = jax.tree.map(jnp.asarray, program.batches.arrays)  # put once, and not again by each call
 
     def run(steps: int) -> float:
         nonlocal state, done
         start = time.perf_counter()
         for _ in range(steps // unit):
-            state, done, _ = advance(key, state, program.batches.arrays, done)
+            state, done, _ = advance(key, state, arrays, done)
         jax.block_until_ready(state)
         return time.perf_counter() - start
 
@@ -93,30 +95,46 @@ def peer(python: str, script: Path, *words: str) -> Iterator[Runner]:
         def answer() -> str:
             said = process.stdout.readline().strip()
             if not said:
-                process.wait()
-                errors.seek(0)
-                why = (errors.read().strip().splitlines() or ["no word of why"])[-1]
-                raise ValueError(f"{python} cannot run {script.name} {' '.join(words)}: {why}")
+                raise gone()
             return said
 
+        def gone() -> ValueError:
+            process.wait()
+            errors.seek(0)
+            why = (errors.read().strip().splitlines() or ["no word of why"])[-1]
+            return ValueError(f"{python} cannot run {script.name} {' '.join(words)}: {why}")
+
         def ask(steps: int) -> float:
-            print(steps, file=process.stdin, flush=True)
+            try:
+                print(steps, file=process.stdin, flush=True)
+            except OSError:
+                with suppress(OSError):  # what could not be written is not to be tried again
+                    process.stdin.close()
+                raise gone() from None
             return float(answer())
 
         if (said := answer()) != "ready":
             raise ValueError(f"{script.name} {' '.join(words)} says {said!r} where it should say 'ready'")
-        ask(1)  # warm
+        ask(WARM)
         yield Runner(1, ask)  # what ends the block closes the pipes, and the script with them
 
 
 def rates(runners: Mapping[str, Runner], *, rounds: int, seconds: float) -> dict[str, list[float]]:
     """Return steps a second of each in each round; in a round all take their turn, of about so many seconds."""
-    steps = {who: unit * max(1, round(seconds / run(unit))) for who, (unit, run) in runners.items()}
+    steps = {who: _lasting(runner, seconds) for who, runner in runners.items()}
     found: dict[str, list[float]] = {who: [] for who in runners}
     for _ in range(rounds):
         for who, runner in runners.items():
             found[who].append(float(f"{steps[who] / runner.run(steps[who]):.5g}"))
     return found
+
+
+def _lasting(runner: Runner, seconds: float) -> int:
+    """How many steps take about so many seconds, judged by as many as take a tenth of them or more."""
+    units = 1
+    while (taken := runner.run(units * runner.unit)) < seconds / 10:
+        units *= 2
+    return runner.unit * max(1, round(units * seconds / taken))
 
 
 def ratio(mine: list[float], theirs: list[float]) -> Ratio:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from gan_jax.base import Continue, Hook
 from gan_jax.training import loop, profiling
 from gan_jax.training.profiling import Ceilings, Operation, Profile
 from tests.training.toy import toy
@@ -43,13 +44,14 @@ def trace(**planes):
 
 
 def test_the_time_of_an_operation_is_that_of_all_its_events_on_the_first_device():
+    mine, other = {"hlo_op": "dot.1", "hlo_module": "jit_advance"}, {"hlo_op": "dot.1", "hlo_module": "jit_sample"}
     host = {
-        "one": [event("dot.1", 5, hlo_op="dot.1", device_ordinal=0), event("end: dot.1", 1)],
-        "two": [event("dot.1", 7, hlo_op="dot.1"), event("dot.1", 100, hlo_op="dot.1", device_ordinal=1)],
+        "one": [event("dot.1", 5, **mine, device_ordinal=0), event("end: dot.1", 1), event("dot.1", 1000, **other)],
+        "two": [event("dot.1", 7, **mine), event("dot.1", 100, **mine, device_ordinal=1)],
     }
     tpu = {"XLA Ops": [event("%sort.2 = f32[3] sort(...)", 11)], "Steps": [event("1", 50)]}
     data = trace(**{"/host:CPU": host, "/device:TPU:0": tpu, "/device:TPU:1": tpu})
-    assert profiling.durations(data) == {"dot.1": 12, "sort.2": 11}
+    assert profiling.durations(data, "jit_advance") == {"dot.1": 12, "sort.2": 11}
 
 
 def test_operations_are_the_programs_and_containers_are_not_counted_beside_what_is_in_them():
@@ -83,7 +85,7 @@ def test_a_run_is_traced_once_it_is_compiled(tmp_path, monkeypatch):
     monkeypatch.setattr(profiling, "SECONDS", 1e-9)  # so that as few chunks as may be are traced
     program, key = toy(chunk=2), jax.random.key(0)
     with profiling.Tracer(tmp_path) as tracer:
-        result = loop.train(program, key, steps=30, hooks=[tracer.hook()])
+        result = loop.train(program, key, steps=30, hooks=tracer.around(()))
     assert tracer.steps == 2 * profiling.FEWEST
     profile = profiling.profile(tracer, program, key, result.state, 2)
     assert profile.steps == tracer.steps
@@ -99,8 +101,27 @@ def test_a_run_is_traced_once_it_is_compiled(tmp_path, monkeypatch):
     assert (tmp_path / "report.md").read_text() == text + "\n"
 
 
+def test_what_other_hooks_do_is_not_the_time_of_a_step(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(profiling, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(profiling, "SECONDS", 8.0)
+
+    def passing(seconds):
+        def run(step, state, metrics):
+            clock.now += seconds
+            return Continue()
+
+        return Hook(1, run)
+
+    with profiling.Tracer(tmp_path) as tracer:
+        # A chunk takes two seconds: its time passes before the first hook of the tracer's is called.
+        hooks = [passing(2.0), *tracer.around([passing(60.0)])]
+        loop.train(toy(chunk=3), jax.random.key(0), steps=60, hooks=hooks)
+    assert (tracer.steps, tracer.seconds) == (12, 8.0)
+
+
 def test_a_run_that_is_over_first_leaves_no_trace_running(tmp_path):
     for _ in range(2):  # a second trace could not begin while the first went on
         with profiling.Tracer(tmp_path) as tracer:
-            loop.train(toy(), jax.random.key(0), steps=4, hooks=[tracer.hook()])
+            loop.train(toy(), jax.random.key(0), steps=4, hooks=tracer.around(()))
         assert tracer.steps == 0

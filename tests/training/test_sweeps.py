@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import gan_jax
 from gan_jax import cli
 from gan_jax.base import Tunable
-from gan_jax.training import sweeps
+from gan_jax.cli import training
+from gan_jax.training import lookup, sweeps
 from tests.training.toy import same, toy
 
 RING = ["train", "ring", "--batch", "8", "--widths", "4", "--chunk", "2", "--log-every", "2"]
@@ -78,7 +79,8 @@ def test_what_means_nothing_side_by_side_is_refused(tmp_path, capsys):
 
 def test_members_of_a_grid_are_the_runs_that_their_fields_would_train_alone(tmp_path, capsys):
     many = tmp_path / "many"
-    words = [*RING, "--steps", "4", "--seeds", "1..2", "--grid", "generator_rate=1e-3,1e-1", "batch=8,6"]
+    grid = ["--grid", "generator-rate=1e-3,1e-1", "--grid", "batch=8,6"]
+    words = [*RING, "--steps", "4", "--seeds", "1..2", *grid]
     assert cli.main([*words, "--run", str(many), "--cells", "*batch=6*"]) == 0
     assert "1 of 2 are finished" in capsys.readouterr().err  # another batch is another program
     assert cli.main(["train", "ring", "--run", str(many), "--resume"]) == 0
@@ -105,17 +107,79 @@ def test_members_of_a_grid_are_the_runs_that_their_fields_would_train_alone(tmp_
 
 def test_a_grid_is_each_value_with_each_and_nothing_else(tmp_path, capsys):
     assert sweeps.grid(()) == ({},)
-    assert sweeps.grid(("a.b=1,2", "c=x")) == ({"a.b": "1", "c": "x"}, {"a.b": "2", "c": "x"})
-    for words in (("a",), ("=1",), ("a=",), ("a=1,,2",), ("a=1,1",), ("a=1", "a=2")):
+    assert sweeps.grid(("a.b=1,2", "c-d=x")) == ({"a.b": "1", "c_d": "x"}, {"a.b": "2", "c_d": "x"})
+    for words in (("a",), ("=1",), ("a=",), ("a=1,,2",), ("a=1,1",), ("a=1", "a=2"), ("a-b=1", "a_b=2")):
         with pytest.raises(ValueError, match=f"--grid {words[-1]}: "):
             sweeps.grid(words)
     with pytest.raises(ValueError, match="'data=a/b,3' cannot name a directory"):
         sweeps.name({"data": "a/b"}, 3)
-    for words, message in ((["rate=1"], "--rate"), (["beta1=2"], "beta"), (["beta1=x"], "beta1")):
+    for words, message in (
+        (["rate=1"], "ring has batch, latent, widths"),
+        (["seed=1,2"], "seeds go to --seeds"),
+        (["widths.x=1"], "ring has batch"),
+        (["beta1=2"], "beta"),
+        (["beta1=x"], "beta1"),
+    ):
         assert cli.main([*RING, "--grid", *words, "--run", str(tmp_path / "run")]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
         assert not (tmp_path / "run").exists()
+
+
+def test_fields_of_any_kind_may_be_in_a_grid(tmp_path):
+    module = lookup.load(lookup.find("mnist_dcgan"))
+    experiment = lookup.find("mnist_dcgan")
+    made = training._set(experiment, module.Config(), {"conditional": "True", "lowering": "xla", "batch": "7"})
+    assert made == module.Config(conditional=True, lowering="xla", batch=7)
+    ring = lookup.find("ring")
+    made = training._set(ring, lookup.load(ring).Config(), {"widths": "4x5x6"})
+    assert made.widths == (4, 5, 6)
+
+
+def test_a_cell_that_was_killed_as_its_members_were_written_down_goes_on(tmp_path, monkeypatch):
+    many, other = tmp_path / "many", tmp_path / "other"
+    words = [*RING, "--steps", "4", "--grid", "penalty=1,2", "--grid", "generator_rate=1e-3,1e-1"]
+    with monkeypatch.context() as patched:
+        patched.setattr(sweeps, "_kept", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cli.main([*words, "--run", str(many)])
+    assert not list((many / "cells").glob("*.json"))
+    (own,) = (path for path in (many / "cells").iterdir() if path.is_dir())
+    with (own / "penalty=2,generator_rate=1e-3,0.jsonl").open("a") as file:
+        file.write('{"step": 4, "genera')  # a line that is torn
+    assert cli.main(["train", "ring", "--run", str(many), "--resume"]) == 0
+    assert cli.main([*words, "--run", str(other)]) == 0
+    for member in (other / "members").iterdir():
+        assert same(gan_jax.load(many / "members" / member.name).state, gan_jax.load(member).state)
+        assert rows(many / "members" / member.name) == rows(member)
+
+
+def test_what_each_setting_makes_of_its_chunk_is_kept(tmp_path):
+    """The steps of a call may follow from a field: what is recorded is what was typed, and not what it led to."""
+    source = lookup.find("ring").path.read_text()
+    assert source.count("chunk=100,") == 1
+    path = tmp_path / "chunked.py"
+    path.write_text(source.replace("chunk=100,", "chunk=config.d_steps,"))
+    many = tmp_path / "many"
+    words = ["train", str(path), "--batch", "4", "--widths", "4", "--steps", "4", "--grid", "d_steps=1,2"]
+    assert cli.main([*words, "--run", str(many), "--cells", "*=1,*"]) == 0
+    assert cli.main(["train", str(path), "--run", str(many), "--resume"]) == 0
+    chunks = {
+        path.name: json.loads((path / "config.json").read_text())["chunk"] for path in (many / "members").iterdir()
+    }
+    assert chunks == {"d_steps=1,0": 1, "d_steps=2,0": 2}
+
+
+def test_a_sweep_of_before_there_were_grids_is_still_read(tmp_path):
+    many = tmp_path / "many"
+    assert cli.main([*RING, "--steps", "2", "--seeds", "3..4", "--run", str(many)]) == 0
+    (cell,) = (many / "cells").glob("*.json")
+    values = json.loads(cell.read_text())
+    for member in values["result"]["members"]:
+        del member["name"], member["setting"], member["steps"]
+    cell.write_text(json.dumps(values))
+    assert gan_jax.load(many).record.seed in (3, 4)
+    assert cli.main(["train", "ring", "--run", str(many), "--resume"]) == 0
 
 
 def counting(rate, *, bias=0.0, tunable=True):
@@ -160,6 +224,7 @@ def test_a_member_that_is_not_finite_stays_what_it_was_and_holds_up_no_other(tur
         state, metrics = jax.vmap(program.step, (None, 0, None))(key, state, {})
     np.testing.assert_array_equal(state.trained[0], [12.0, 4.0, 12.0])
     np.testing.assert_array_equal(state.alive, [True, False, True])
+    np.testing.assert_array_equal(state.steps, [6, 2, 6])
     np.testing.assert_array_equal(metrics["count"], [10.0, 4.0, 10.0])
 
 
