@@ -8,7 +8,8 @@ Four works of 64 images a step, each one step of the discriminator and one of th
 DCGAN for 32x32 (Radford et al. 2015), DCGAN with R1 and no normalisation in the discriminator, and the residual pair of
 SNGAN (Miyato et al. 2018) at a width of 64. Images are drawn from an array on the device, the generator answers to the
 fakes that the discriminator has seen, Adam is fused on both sides, and the generator is averaged. A test holds both
-sides to the same losses and gradients (tests/test_peers.py).
+sides to the same losses, gradients and moves (tests/test_peers.py). Ours does a little more: D(x), D(G(z)) and
+saturation as metrics, and a fourth power iteration of spectral normalisation where PyTorch makes three.
 
 Ours runs with each lowering of convolutions that an experiment may name, as many steps a call as suit it. PyTorch runs
 eagerly and compiled, with channels first and last. PYTHON is that of an environment with it (`experiments/peers`).
@@ -43,7 +44,10 @@ PEERS = {
     "channels_last": "PyTorch, channels last",
     "compiled": "torch.compile",
     "compiled_channels_last": "torch.compile, channels last",
+    "graphed": "PyTorch, a step as a CUDA graph",
 }
+CUDA = ("graphed",)  # of these, which a CPU cannot
+CONVOLUTIONS = ("xla", "unlooped")  # of ours, which differ from the first ones on a CPU alone
 
 
 class Way(NamedTuple):
@@ -64,7 +68,10 @@ WAYS = {
 
 
 class Work(NamedTuple):
-    """A GAN: its size, its networks of a width and a lowering, its game, and the ways that differ."""
+    """A GAN: its size, its networks of a width and a lowering, its game, and the ways that differ.
+
+    spectral: whether the discriminator's kernels are normalised.
+    """
 
     title: str
     size: int
@@ -73,6 +80,7 @@ class Work(NamedTuple):
     hyper: Hypers
     beta2: float = 0.999
     hinge: bool = False
+    spectral: bool = False
     ways: tuple[str, ...] = tuple(WAYS)
 
 
@@ -115,11 +123,12 @@ WORKS = {
         128,
         lambda width, lowering: Pair(
             resnet.generator(128, 32, 1, width=width, lowering=lowering),
-            spectral(resnet.discriminator(32, 1, width=width, lowering=lowering)),
+            resnet.discriminator(32, 1, width=width, lowering=lowering),
         ),
         Hypers(rates=RATES, beta1=0.0),
         beta2=0.9,
         hinge=True,
+        spectral=True,
     ),
 }
 
@@ -170,6 +179,8 @@ def assemble(
     networks = work.networks(width, lowering)
     if dtype != "float32":
         networks = Pair(*(mixed(network, jnp.dtype(dtype)) for network in networks))
+    if work.spectral:
+        networks = networks._replace(discriminator=spectral(networks.discriminator))
     return gan(
         networks,
         latent or latents.normal(work.latent),
@@ -190,12 +201,14 @@ def program(config: Config, name: str, way: Way) -> Program:
 
 def cell(config: Config, name: str, python: str | None, directory: Path) -> Mapping[str, Any]:
     """Measure ours and PyTorch's in turns, in steps a second; a way that PyTorch cannot go says why."""
-    runners = {way: turns.compiled(program(config, name, WAYS[way])) for way in WORKS[name].ways}
     device = "cpu" if jax.devices()[0].platform == "cpu" else "cuda"
+    left_out = CUDA if device == "cpu" else CONVOLUTIONS
+    ways = [way for way in WORKS[name].ways if way not in left_out]
+    runners = {way: turns.compiled(program(config, name, WAYS[way])) for way in ways}
     options = {"batch": config.batch, "width": config.width, "device": device, "dtype": config.dtype}
     script, failed = Path(__file__).parent / "peers" / "gan_torch.py", {}
     with ExitStack() as stack:
-        for peer in config.peers:
+        for peer in (peer for peer in config.peers if peer not in left_out):
             try:
                 runners[peer] = stack.enter_context(turns.peer(str(python), script, name, peer, json.dumps(options)))
             except ValueError as error:

@@ -1,4 +1,4 @@
-"""GANs beside PyTorch: from the same weights, images and latents the same losses and the same gradients.
+"""GANs beside PyTorch: from the same weights, images and latents the same losses, gradients and moves.
 
 PyTorch is no dependency: GAN_JAX_PEERS names a Python that has it.
 """
@@ -6,6 +6,7 @@ PyTorch is no dependency: GAN_JAX_PEERS names a Python that has it.
 import json
 import os
 import subprocess
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,11 @@ def test_a_step_has_pytorchs_losses_and_gradients(tmp_path, name):
                 value, slopes = jax.jit(jax.value_and_grad(loss))(getattr(exactly[0], player))
                 squares = {key: float(jnp.square(leaf).sum()) for key, leaf in named(player, slopes).items()}
                 found[lowering, player] = float(value), squares
+            state = model.init(model.hyper, jax.random.key(0), exactly[0])
+            state = state._replace(point=state.point._replace(stats=exactly[1]))
+            each = jax.tree.map(lambda leaf: leaf[None], batch)
+            after, _ = jax.jit(partial(model.step, model.hyper))(jax.random.key(0), state, each)
+            moved = jax.tree.map(jnp.subtract, after.point.params, exactly[0])
     pixels = real.transpose(0, 3, 1, 2)
     np.savez(tmp_path / "given.npz", **given, **vectors, real=pixels, latents=z, width=WIDTH)
     script = lookup.shipped() / "peers" / "gan_torch.py"
@@ -86,3 +92,14 @@ def test_a_step_has_pytorchs_losses_and_gradients(tmp_path, name):
             np.testing.assert_allclose(
                 theirs[player]["squares"][key], expected, rtol=1e-7, atol=1e-25, err_msg=f"{lowering} {key}"
             )
+    if name != "sngan":  # PyTorch iterates a vector three times in a step, and ours four times
+        moves = {key: leaf for player in Pair._fields for key, leaf in named(player, getattr(moved, player)).items()}
+        assert theirs["moved"].keys() == moves.keys()
+        for key, leaf in moves.items():
+            # Adam makes a step of full length of a gradient that is nothing but rounding.
+            if found["patches", key.partition("/")[0]][1][key] > 1e-20:
+                np.testing.assert_allclose(theirs["moved"][key], np.square(leaf).sum(), rtol=1e-4, err_msg=key)
+                if key in theirs["average"]:
+                    expected = 0.005**2 * np.square(leaf).sum()
+                    np.testing.assert_allclose(theirs["average"][key], expected, rtol=1e-4, err_msg=key)
+        assert {key for key in moves if key.startswith("generator")} == theirs["average"].keys()

@@ -33,7 +33,7 @@ class Options:
     dtype: str = "float32"
 
 
-WAYS = ("eager", "channels_last", "compiled", "compiled_channels_last")
+WAYS = ("eager", "channels_last", "compiled", "compiled_channels_last", "graphed")
 
 
 class Linear(nn.Linear):
@@ -264,29 +264,55 @@ def losses(work, generator, discriminator):
 def prepared(name, way, options):
     """Return a step."""
     work, device = WORKS[name], torch.device(options.device)
-    channels_last = "channels_last" in way
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    generator, discriminator = (each.to(device, memory_format=layout) for each in work.networks(options.width))
+    if device.type == "cuda":  # as JAX multiplies there by default
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+    layout = torch.channels_last if "channels_last" in way else torch.contiguous_format
+    players = [each.to(device, memory_format=layout) for each in work.networks(options.width)]
     pictures = torch.randint(0, 256, (5000, 1, work.side, work.side), dtype=torch.uint8, device=device)
+
+    def draw():
+        drawn = torch.randint(len(pictures), (options.batch,), device=device)
+        real = (pictures[drawn].float() / 127.5 - 1).contiguous(memory_format=layout)
+        return real, torch.randn(options.batch, work.latent, device=device)
+
+    step, _ = stepping(work, players, draw, way, options)
+    return graphed(step) if way == "graphed" else step
+
+
+def graphed(step):
+    """A whole step as one CUDA graph, which is recorded once and played again."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def stepping(work, players, draw, way, options):
+    """Return a step of both players, and the average of the generator, which it moves in place."""
+    generator, discriminator = players
     average = [value.detach().clone() for value in [*generator.parameters(), *floats(generator)]]
-    optimisers = [
-        torch.optim.Adam(player.parameters(), work.rate, betas=work.betas, fused=True)
-        for player in (generator, discriminator)
-    ]
+    settings = {"betas": work.betas, "fused": True, "capturable": way == "graphed"}
+    optimisers = [torch.optim.Adam(player.parameters(), work.rate, **settings) for player in players]
     generate = generator
     for_discriminator, for_generator = losses(work, generator, discriminator)
     if way.startswith("compiled"):
-        mode = "reduce-overhead" if device.type == "cuda" else None
+        # Not with CUDA graphs, which free the fakes that the generator's move still needs once the other's is done.
+        mode = "max-autotune-no-cudagraphs" if options.device == "cuda" else None
         generate, for_discriminator, for_generator = (
             torch.compile(function, mode=mode) for function in (generate, for_discriminator, for_generator)
         )
-    context = torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16")
+    context = torch.autocast(options.device, torch.bfloat16, enabled=options.dtype == "bfloat16")
 
     def step():
-        drawn = torch.randint(len(pictures), (options.batch,), device=device)
-        real = (pictures[drawn].float() / 127.5 - 1).contiguous(memory_format=layout)
+        real, z = draw()
         with context:
-            fake = generate(torch.randn(options.batch, work.latent, device=device))
+            fake = generate(z)
             loss = for_discriminator(real, fake.detach())
         optimisers[1].zero_grad()
         loss.backward()
@@ -301,7 +327,7 @@ def prepared(name, way, options):
         with torch.no_grad():
             torch._foreach_lerp_(average, [*generator.parameters(), *floats(generator)], 0.005)
 
-    return step
+    return step, average
 
 
 def floats(network):
@@ -309,7 +335,7 @@ def floats(network):
 
 
 def check(name, path):
-    """Print both losses and the gradients' squares for given numbers, under gan_jax's names."""
+    """Print both losses, and the squares of gradients and of what a step moves, by gan_jax's names."""
     import numpy as np
 
     torch.set_default_dtype(torch.float64)
@@ -347,6 +373,14 @@ def check(name, path):
         slopes = torch.autograd.grad(loss, list(mine.values()))
         squares = {name: slope.square().sum().item() for name, slope in zip(mine, slopes, strict=True)}
         result[which] = {"loss": loss.item(), "squares": squares}
+    before = {name: value.detach().clone() for name, value in owners}
+    step, average = stepping(work, players, lambda: (real, z), "eager", Options())
+    kept = [value.clone() for value in average]
+    step()
+    result["moved"] = {name: (value - before[name]).square().sum().item() for name, value in owners}
+    named = {id(value): name for name, value in owners}
+    pairs = zip(players[0].parameters(), average, kept, strict=False)  # what follows are moments
+    result["average"] = {named[id(value)]: (new - old).square().sum().item() for value, new, old in pairs}
     print(json.dumps(result))
 
 
