@@ -13,10 +13,10 @@ gradient then; Adam is fused; the generator is averaged.
 import itertools
 import json
 import sys
-import time
 from dataclasses import dataclass
 
 import torch
+from answering import answer
 from torch import nn
 from torch.func import functional_call, vjp
 from torch.nn.functional import avg_pool2d, conv2d, interpolate, leaky_relu, relu, softplus
@@ -391,11 +391,4 @@ if __name__ == "__main__":
     options = Options(**json.loads(sys.argv[3]))
     wait = torch.cuda.synchronize if options.device == "cuda" else lambda: None
     step = prepared(*sys.argv[1:3], options)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        wait()
-        start = time.perf_counter()
-        for _ in range(int(line)):
-            step()
-        wait()
-        print(time.perf_counter() - start, flush=True)
+    answer(step, wait)

@@ -9,9 +9,9 @@ loss of one task and the sum of squares of each of its gradients, as JSON.
 
 import json
 import sys
-import time
 
 import torch
+from answering import answer
 from torch.func import grad, vmap
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, leaky_relu, linear, softplus, unfold
 
@@ -193,9 +193,4 @@ if __name__ == "__main__":
         check(sys.argv[2])
         sys.exit()
     step = prepared(sys.argv[1])
-    print("ready", flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(int(line)):
-            step()
-        print(time.perf_counter() - start, flush=True)
+    answer(step)

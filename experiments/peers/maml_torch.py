@@ -4,12 +4,12 @@ Run by `maml_speed` with a Python that has them: reads a number of outer steps a
 """
 
 import sys
-import time
 import warnings
 
 warnings.filterwarnings("ignore")
 
 import torch
+from answering import answer
 from torch import nn
 from torch.nn.functional import mse_loss
 
@@ -113,9 +113,4 @@ def functional():
 
 if __name__ == "__main__":
     step = {f.__name__: f for f in (learn2learn, torchopt, higher, functional)}[sys.argv[1]]()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(int(line)):
-            step()
-        print(time.perf_counter() - start, flush=True)
+    answer(step)

@@ -33,6 +33,7 @@ warnings.filterwarnings("ignore")
 
 import numpy as np
 import torch
+from answering import answer
 from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn.functional import one_hot
@@ -529,9 +530,4 @@ if __name__ == "__main__":
     works = {"learning": lambda: version.learn(version.play()), "rollout": version.play}
     step = works[sys.argv[2]]
     settle(step)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(int(line)):
-            step()
-        print(time.perf_counter() - start, flush=True)
+    answer(step)
