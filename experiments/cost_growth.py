@@ -63,7 +63,7 @@ class Config:
     """About how long a turn is."""
 
 
-SMALLEST = Config(axes=("tasks",), tasks=(1, 2), rounds=1, seconds=0.01)
+SMALLEST = Config(axes=("width",), width=(1, 2), rounds=1, seconds=0.01)
 
 
 def build(config: Config, data: str | None = None, data_dir: str | None = None) -> Study:
