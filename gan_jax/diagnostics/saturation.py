@@ -55,7 +55,8 @@ def saturation(objective: Objective, real: Logits, fake: Logits, *, threshold: f
     ordered = jnp.sort(fake)
     below, not_above = (jnp.searchsorted(ordered, real, side=side) for side in ("left", "right"))
     accuracy = jnp.mean((below + not_above) / (2 * fake.size))
-    known = ~(jnp.isnan(real).any() | jnp.isnan(fake).any())  # what is not a number has a place in the order too
+    # What is not a number has a place in the order too. Counted in floats, as a step sums those over devices anyway.
+    known = jnp.isnan(real).sum(dtype=jnp.float32) + jnp.isnan(fake).sum(dtype=jnp.float32) == 0
     return {
         "generator/saturated": vanished(on_fake, full),
         "discriminator/saturated": vanished(on_both, full_on_both),
