@@ -382,7 +382,7 @@ def _run(run: _Run, again: str) -> int:
     # The innermost context: on the way out of the others an end would wait for processes that are gone.
     together = distributed.together({OSError: 4})
     tracer = profiling.Tracer(directory / "profile")
-    with checkpoints, writer, distributed.interruption() as interruption, together, tracer:
+    with checkpoints, writer, distributed.interruption() as interruption, tracer, together:
         # A checkpoint comes after the row and the picture of its step: resumed from it, a run makes them no more.
         hooks: tuple[Hook, ...] = (
             writer.hook(record.log_every),
