@@ -114,8 +114,9 @@ def _job(command: Launch, experiment: lookup.Experiment, words: Sequence[str]) -
     )
 
 
-# Codes of training that was told to end, or whose connection did: a slice that is taken away may not say so yet.
-_CUT = (75, 128 + signal.SIGTERM, 255)
+# Codes of training that was told to end, that JAX aborted when it lost the first process, or whose connection ended: a
+# slice that is taken away may not say so yet.
+_CUT = (75, 128 + signal.SIGTERM, 128 + signal.SIGABRT, 255)
 _POLLS = 10.0, 60.0  # seconds between two looks at the state: at first, and at most
 _TRIES = 4  # to look, to set up or to delete, before it counts as failed
 

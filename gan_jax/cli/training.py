@@ -398,6 +398,7 @@ def _run(run: _Run, again: str) -> int:
         if stop.code != 3 and not checkpoints.save(result.step, result.state):
             stop = Stop(f"the state is not finite at step {result.step}", 3)
         back = watch.roll_back(result.step, stop.reason) if stop.code == 3 else None
+        checkpoints.wait()
     if stop.code == 3:
         kept = "none was saved" if back is None else f"rolled back to {directory / 'checkpoints' / str(back)}"
         process.say(f"stopped: {stop.reason}; {kept}")

@@ -10,6 +10,7 @@ later, before a parser meets it.
 
 import hashlib
 import logging
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,6 +139,21 @@ def _writing(directory: Path) -> Generator[None]:
         raise OSError(f"a checkpoint in {directory} could not be written: {reason}") from error
 
 
+class _Failures(logging.Handler):
+    """What kept Orbax's threads from writing in a directory, as its log tells at once.
+
+    Orbax raises it only when all processes have done their part or given up waiting, which is after twenty minutes.
+    """
+
+    def __init__(self, directory: Path):
+        super().__init__(logging.ERROR)
+        self.directory, self.errors = directory, list[BaseException]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] and f"{self.directory}/" in record.getMessage():
+            self.errors.append(record.exc_info[1])
+
+
 class Checkpoints:
     """The checkpoints of a run, `directory/<step>/`; a context manager that waits for pending saves.
 
@@ -148,14 +164,17 @@ class Checkpoints:
     def __init__(self, directory: Path, *, keep: int = 3, read_only: bool = False):
         if keep < 1:
             raise ValueError(f"{keep} checkpoints to keep: use 1 or more")
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax narrates every file it touches
         import orbax.checkpoint as ocp
 
         self._args, self._read_only = ocp.args, read_only
         self._directory = directory.absolute()
         self._saving: int | None = None
         self._stale: set[int] = set()  # newer than what was restored: the next save replaces them
-        self._kept = _Kept(keep)
+        self._kept, self._failures = _Kept(keep), _Failures(self._directory)
+        log = logging.getLogger("absl")
+        log.setLevel(logging.ERROR)
+        log.propagate = False  # nobody else is to hear it: Orbax narrates every file that it touches
+        log.addHandler(self._failures)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._kept,
             read_only=read_only,
@@ -175,7 +194,10 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         with _writing(self._directory):
-            self._manager.close()
+            try:
+                self._manager.close()
+            finally:
+                logging.getLogger("absl").removeHandler(self._failures)
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -203,8 +225,8 @@ class Checkpoints:
         if step in self.steps and step not in self._stale:
             return True
         meta = {name: [_described(leaf), int(sums[name])] for name, leaf in leaves.items()}
+        self.wait()
         with _writing(self._directory):
-            self._manager.wait_until_finished()
             for stale in self._stale:
                 self._manager.delete(stale)
             self._stale, self._saving = set(), step
@@ -217,6 +239,15 @@ class Checkpoints:
             )
         return True
 
+    def wait(self) -> None:
+        """Wait until the last save is done; raise OSError at once if this process could not do its part."""
+        with _writing(self._directory):
+            while not self._failures.errors and self._manager.is_saving_in_progress():
+                time.sleep(0.002)
+            if self._failures.errors:
+                raise self._failures.errors.pop()
+            self._manager.wait_until_finished()
+
     def mark(self, step: int) -> None:
         """Keep the checkpoint of a step however many follow, instead of the one marked before."""
         self._kept.marked = step
@@ -226,7 +257,7 @@ class Checkpoints:
 
         ValueError: the step has no good checkpoint.
         """
-        self._manager.wait_until_finished()
+        self.wait()
         if step not in self.good:
             raise ValueError(f"no good checkpoint at step {step}: there is {', '.join(map(str, self.good)) or 'none'}")
         with _writing(self._directory):
@@ -250,7 +281,7 @@ class Checkpoints:
         ValueError: every candidate is damaged, `step` has no checkpoint, or the state that the
         checkpoint holds is not of the names, shapes and types of `like`.
         """
-        self._manager.wait_until_finished()
+        self.wait()
         if step is not None and step not in self.steps:
             raise ValueError(f"no checkpoint at step {step}: there is {', '.join(map(str, self.steps)) or 'none'}")
         notes: list[str] = []

@@ -168,7 +168,9 @@ def interruption() -> Generator[Hook]:
 def together(codes: Mapping[type[BaseException], int]) -> Generator[None]:
     """End the process at once with code 75, or an exception's own, where an exception would leave this context.
 
-    What another process's death leads to is 75, whatever has been made of it since. Of one process nothing changes.
+    What another process's death leads to is 75, whatever has been made of it since, but for a process that learns of it
+    in no collective: as it waits for a checkpoint, or since the connection to the first process is gone. JAX's runtime
+    aborts that one before Python hears (SIGABRT, and a line that another task died). Of one process nothing changes.
     """
     try:
         yield
@@ -180,8 +182,8 @@ def together(codes: Mapping[type[BaseException], int]) -> Generator[None]:
             if isinstance(link, jax.errors.JaxRuntimeError) or "Gloo" in str(link):
                 error, code = link, 75
         if code != 75 and first():
-            # With the first process goes what all are connected to, and JAX would abort those that have not yet come to
-            # the same error, without a line. Longer, and the death of another would be noticed here.
+            # Or JAX would abort those that have not yet come to the same error. Longer, and the death of another would
+            # be noticed here.
             time.sleep(HEARTBEAT / 2)
         what = " ".join(f"{type(error).__name__} {error}".split())[:300]
         _end(f"error: process {jax.process_index()} of {jax.process_count()}: {what}", code)

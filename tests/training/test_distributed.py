@@ -58,6 +58,11 @@ def end(processes, timeout=300):
     return [process.returncode for process in processes], wrote
 
 
+def aborted(code, wrote):
+    """Whether JAX ended a survivor itself: it was in no collective, and so Python could not hear of the other's end."""
+    return code == -signal.SIGABRT and "another task died" in wrote
+
+
 def rows(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -172,9 +177,10 @@ def test_a_killed_process_ends_the_others_and_the_restart_goes_on_exactly(tmp_pa
     _, wrote = other.communicate(timeout=15)
     assert time.monotonic() - began < 15
     processes[victim].communicate()
-    assert other.returncode == 75
-    (line,) = [line for line in wrote.splitlines() if line.startswith("error")]
-    assert line.startswith(f"error: process {1 - victim} of 2: ")
+    if not aborted(other.returncode, wrote):
+        assert other.returncode == 75
+        (line,) = [line for line in wrote.splitlines() if line.startswith("error")]
+        assert line.startswith(f"error: process {1 - victim} of 2: ")
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
         steps = checkpoints.steps[-1] + 40
     assert end(start(2, [*RING, "--run", run, "--resume", "--steps", steps]))[0] == [0, 0]
@@ -210,10 +216,12 @@ def test_a_full_disk_ends_them_all_and_the_last_good_step_is_gone_on_from(tmp_pa
     for index in full:
         resource.prlimit(processes[index].pid, resource.RLIMIT_FSIZE, (100, 100))
     codes, wrote = end(processes, timeout=60)
-    assert set(codes) <= {4, 75} and any(codes[index] == 4 for index in full), (codes, wrote)
-    for text in wrote:
-        (line,) = [line for line in text.splitlines() if line.startswith("error")]
-        assert len(line) < 400
+    assert any(codes[index] == 4 for index in full), (codes, wrote)
+    for code, text in zip(codes, wrote, strict=True):
+        if not aborted(code, text):
+            assert code in (4, 75)
+            (line,) = [line for line in text.splitlines() if line.startswith("error")]
+            assert len(line) < 400
     assert "File too large" in "".join(wrote)
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
         last = checkpoints.steps[-1]

@@ -320,7 +320,7 @@ def test_a_run_that_exists_is_resumed():
     assert play([("create", 0), FOUND, *SETUP, OLD, ("resume", 0), GONE]) == 0
 
 
-@pytest.mark.parametrize("end", [[("start", 1), LOST], [("start", 255)], [("start", 75)], [("start", 143)]])
+@pytest.mark.parametrize("end", [[("start", 1), LOST], *([("start", code)] for code in (75, 128 + 6, 128 + 15, 255))])
 def test_after_a_preemption_a_new_slice_goes_on(end):
     first = [("create", 0), FOUND, *SETUP, NEW, *end, GONE]
     assert play([*first, ("create", 0), FOUND, *SETUP, OLD, ("resume", 0), GONE]) == 0
