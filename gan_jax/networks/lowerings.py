@@ -7,9 +7,11 @@ map as matrix products, and any convolution many times slower inside a loop (`la
 products have neither problem. Outside of loops its convolutions are up to five times as fast.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
@@ -42,34 +44,55 @@ def xla() -> Lowering:
 
 
 def patches() -> Lowering:
-    """One matrix product over patches each, of 2x2 or 3x3: for CPUs, loops, and weights under vmap.
+    """Matrix products over patches: for CPUs, loops, and weights under vmap.
 
-    A kernel of 4x4 and stride 2 is a kernel of 2x2 over blocks of 2x2 pixels (space to depth);
-    its transpose is a kernel of 2x2 that yields four pixels, one for each phase (sub-pixel
-    convolution, Shi et al. 2016, arXiv 1609.05158).
+    Where an image has few channels its patches are laid out, and one product serves them all. Elsewhere there is a
+    product for each part of the kernel, whose pixels need only be cut out of the image, and which are added up.
     """
 
     def down(x: Array, kernel: Array) -> Array:
-        _, height, width, channels = x.shape
-        blocks = _pad(x).reshape(-1, height // 2 + 1, 2, width // 2 + 1, 2, channels)
-        blocks = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height // 2 + 1, width // 2 + 1, 4 * channels)
-        matrix = kernel.reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
-        return _patches(blocks) @ matrix.reshape(16 * channels, -1)
+        batch, height, width, channels = x.shape
+        x, size = _pad(x), (batch, height // 2, width // 2, kernel.shape[-1])
+        if channels < _FEW:
+            return _patches(x, 4, 2) @ kernel.reshape(16 * channels, -1)
+        # Two pixels side by side are one of twice the channels, and a pair of rows lies along an axis of its own.
+        pairs = x.reshape(batch, height // 2 + 1, 2, width // 2 + 1, 2 * channels)
+        parts = kernel.reshape(2, 2, 2, 2 * channels, -1)
+        return _added(
+            (pairs[:, i : i + size[1], row, j : j + size[2]], parts[i, row, j])
+            for i in range(2)
+            for row in range(2)
+            for j in range(2)
+        ).reshape(size)
 
     def up(x: Array, kernel: Array) -> Array:
-        _, height, width, channels = x.shape
-        # In the order (tap, tap, channel) x (phase, phase, output): row 2t + a of the kernel is tap t of phase a.
-        matrix = kernel.reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 4, 1, 3, 5)
-        phases = _patches(_pad(x)) @ matrix.reshape(4 * channels, -1)
-        phases = phases.reshape(-1, height + 1, width + 1, 2, 2, kernel.shape[-1])
-        # Phase (a, b) of pixel (i, j) sees the patch at (i + a, j + b).
-        rows = [jnp.stack([phases[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3) for a in (0, 1)]
-        return jnp.stack(rows, axis=2).reshape(-1, 2 * height, 2 * width, kernel.shape[-1])
+        batch, height, width, _ = x.shape
+        turned = kernel[::-1, ::-1].swapaxes(2, 3)
+        doubled = jax.ShapeDtypeStruct((batch, 2 * height, 2 * width, kernel.shape[-1]), x.dtype)
+        return jax.linear_transpose(lambda image: down(image, turned), doubled)(x)[0]
 
     def same(x: Array, kernel: Array) -> Array:
-        return _patches(_pad(x), 3) @ kernel.reshape(-1, kernel.shape[-1])
+        batch, height, width, channels = x.shape
+        if channels < _FEW:
+            return _patches(_pad(x), 3) @ kernel.reshape(9 * channels, -1)
+        # A product for each row of the kernel, of all its columns at once, which belong to neighbouring pixels.
+        x = _pad(x, columns=(0, 0))
+        rows = ((x[:, i : i + height], kernel[i].swapaxes(0, 1).reshape(channels, -1)) for i in range(3))
+        left, middle, right = jnp.moveaxis(_added(rows).reshape(batch, height, width, 3, -1), 3, 0)
+        return middle + _pad(left[:, :, :-1], (0, 0), (1, 0)) + _pad(right[:, :, 1:], (0, 0), (0, 1))
 
     return Lowering(down, up, same)
+
+
+_FEW = 16  # channels of an image: with fewer, products of single taps are too thin
+
+
+def _added(products: Iterable[tuple[Array, Array]]) -> Array:
+    """Return the sum of products of pixels [..., C] and matrices [C, D] as [N, D].
+
+    Pixels are one axis each time, so that the gradients are plain products too.
+    """
+    return functools.reduce(jnp.add, (pixels.reshape(-1, len(matrix)) @ matrix for pixels, matrix in products))
 
 
 def auto() -> Lowering:
@@ -97,12 +120,12 @@ def _by_platform(cpu: Lowering) -> Lowering:
     return Lowering(*map(chosen, cpu, xla()))
 
 
-def _pad(x: Array) -> Array:
-    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+def _pad(x: Array, rows: tuple[int, int] = (1, 1), columns: tuple[int, int] = (1, 1)) -> Array:
+    return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
 
 
-def _patches(x: Array, side: int = 2) -> Array:
-    """Return the patches of S x S of [B, H, W, C] as [B, H-S+1, W-S+1, S²·C]."""
+def _patches(x: Array, side: int, stride: int = 1) -> Array:
+    """Return the patches of S x S pixels of [B, H, W, C] as [B, ..., ..., S²·C], one at each stride."""
     height, width = (size - side + 1 for size in x.shape[1:3])
-    taps = [x[:, i : height + i, j : width + j] for i in range(side) for j in range(side)]
+    taps = [x[:, i : i + height : stride, j : j + width : stride] for i in range(side) for j in range(side)]
     return jnp.concatenate(taps, axis=-1)

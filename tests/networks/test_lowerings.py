@@ -7,7 +7,8 @@ import pytest
 
 from gan_jax.networks.lowerings import LOWERINGS, patches, xla
 
-SHAPES = [(2, 4, 6, 3, 5), (1, 14, 14, 2, 3), (3, 2, 2, 1, 1)]  # batch, height, width, channels in and out
+# Batch, height, width, channels in and out; with many channels products are others than with few.
+SHAPES = [(2, 4, 6, 3, 5), (1, 14, 14, 2, 3), (3, 2, 2, 1, 1), (2, 4, 6, 18, 17)]
 
 
 def arguments(shape, side):
