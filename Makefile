@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 EXTRACTORS := digits fashion omniglot
 
-.PHONY: demo test test-full check mutants features $(EXTRACTORS:%=features-%) lock
+.PHONY: demo test test-full check mutants bench guard features $(EXTRACTORS:%=features-%) lock
 
 demo: $(READY)  ## train a DCGAN on the embedded digits; print its card, a grid of samples and their paths
 	rm -rf runs/demo
@@ -27,6 +27,17 @@ check: $(READY)  ## lint, format, types
 
 mutants: $(READY)  ## break a copy of the library in each way that it is known to be broken; each must be noticed
 	$(BIN)/python tests/mutants.py
+
+SPEEDS := gan_speed rl2_speed maml_speed cost_growth
+
+bench: $(READY)  ## measure the tables of docs/performance.md again; $$GAN_JAX_PEERS names a Python with PyTorch
+	for name in $(SPEEDS); do rm -rf docs/$$name && $(BIN)/gan-jax train $$name --run docs/$$name || exit; done
+
+guard: $(READY)  ## fail if one of gan_speed's ratios to PyTorch has fallen by a third
+	$(BIN)/pytest -m full tests/test_speed.py
+
+experiments/README.md: $(READY) $(wildcard experiments/*.py)  ## the table of all experiments, from their docstrings
+	$(BIN)/python experiments/_readme.py > $@
 
 features: $(EXTRACTORS:%=features-%)  ## make the shipped extractors again; their data must lie in $$TFDS_DATA_DIR
 

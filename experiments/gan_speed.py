@@ -1,8 +1,9 @@
 """Steps of GANs a second, beside PyTorch's on the same machine, in turns.
 
 Command: GAN_JAX_PEERS=PYTHON gan-jax train gan_speed
-Result: none yet
-Cost: ten minutes on two cores
+Result: the best of ours over the best of PyTorch's on two AMD EPYC cores: 1.44 (perceptrons), .63 (DCGAN), .75 (with
+    R1), .78 (SNGAN); docs/performance.md says what each is short of (docs/gan_speed/report.md)
+Cost: 13 minutes on two AMD EPYC cores
 
 Four works of 64 images a step, each one step of the discriminator and one of the generator: two perceptrons for 28x28,
 DCGAN for 32x32 (Radford et al. 2015), DCGAN with R1 and no normalisation in the discriminator, and the residual pair of

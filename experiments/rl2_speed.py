@@ -1,8 +1,10 @@
 """How many environment steps of RL² a second, beside recurrent PPO in PyTorch on the same bandit, in turns.
 
 Command: GAN_JAX_PEERS=PYTHON gan-jax train rl2_speed
-Result: none yet
-Cost: ten minutes, of which PyTorch compiles for two or three, and a GAN is controlled for four
+Result: learning and playing, ours over PyTorch's on two AMD EPYC cores: 77 times one environment after another, 6.0
+    a list of environments, 1.9 all in tensors, .78 the same compiled; 5,640 updates of a GAN a second as RL² learns to
+    control it (docs/rl2_speed/report.md)
+Cost: 7.5 minutes on two AMD EPYC cores
 
 The work is that of `bandit_rl2` at 10 pulls of 5 arms: its learner, batch, memory and updates. "learning" is all of it,
 rollouts and updates; "rollout" is playing alone. PyTorch has four ways (`experiments/peers/ppo_torch.py` says how):

@@ -1,6 +1,7 @@
 """No experiment rots: each runs two steps at its smallest, samples, and says what it is."""
 
 import dataclasses
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,12 @@ DATA = dict.fromkeys(("features", "fashion_resnet", "mnist_mlp", "omniglot_maml_
 BUILT = {name: module.build(module.SMALLEST, DATA.get(name)) for name, module in MODULES.items()}
 every_program = pytest.mark.parametrize("name", [name for name, built in BUILT.items() if isinstance(built, Program)])
 every_study = pytest.mark.parametrize("name", [name for name, built in BUILT.items() if isinstance(built, Study)])
+
+
+def test_the_table_of_experiments_is_what_their_docstrings_say():
+    folder = lookup.shipped()
+    made = runpy.run_path(str(folder / "_readme.py"))["text"]()
+    assert (folder / "README.md").read_text() == made, "make experiments/README.md"
 
 
 @every_study

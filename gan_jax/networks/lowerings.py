@@ -2,9 +2,9 @@
 
 Two maps are those of DCGAN, with kernels of 4x4 and stride 2: `down` halves height and width, `up`
 is its transpose and doubles them. The third, `same`, is that of residual networks, 3x3 and stride 1.
-XLA's CPU backend computes the gradient of a transposed convolution many times slower than the same
-map as matrix products, and any convolution many times slower inside a loop (`lax.scan`); matrix
-products have neither problem. Outside of loops its convolutions are up to five times as fast.
+XLA's CPU backend computes the gradient of a transposed convolution by its kernel many times slower
+than the same map as matrix products, and the gradients of any convolution many times slower inside a
+loop (`lax.scan`); matrix products have neither problem (docs/performance.md).
 """
 
 import functools
