@@ -116,7 +116,7 @@ def runner(function: Callable[..., Any], *arguments: Array) -> turns.Runner:
     compiled = jax.jit(function)
 
     def run(calls: int) -> float:
-        start = time.perf_counter()
+        result, start = None, time.perf_counter()
         for _ in range(calls):
             result = compiled(*arguments)
         jax.block_until_ready(result)
