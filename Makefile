@@ -28,9 +28,9 @@ check: $(READY)  ## lint, format, types
 mutants: $(READY)  ## break a copy of the library in each way that it is known to be broken; each must be noticed
 	$(BIN)/python tests/mutants.py
 
-SPEEDS := gan_speed rl2_speed maml_speed cost_growth
+SPEEDS := gan_speed lowering_speed rl2_speed maml_speed cost_growth
 
-bench: $(READY)  ## measure the tables of docs/performance.md again; $$GAN_JAX_PEERS names a Python with PyTorch
+bench: $(READY)  ## measure again what docs/performance.md tells; $$GAN_JAX_PEERS names a Python with PyTorch
 	for name in $(SPEEDS); do rm -rf docs/$$name && $(BIN)/gan-jax train $$name --run docs/$$name || exit; done
 
 guard: $(READY)  ## fail if one of gan_speed's ratios to PyTorch has fallen by a third

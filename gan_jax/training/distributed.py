@@ -182,8 +182,8 @@ def together(codes: Mapping[type[BaseException], int]) -> Generator[None]:
             if isinstance(link, jax.errors.JaxRuntimeError) or "Gloo" in str(link):
                 error, code = link, 75
         if code != 75 and first():
-            # Or JAX would abort those that have not yet come to the same error. Longer, and the death of another would
-            # be noticed here.
+            # JAX would abort, as it is gone, those that have not yet come to the same error. Longer, and the death of
+            # another would be noticed here.
             time.sleep(HEARTBEAT / 2)
         what = " ".join(f"{type(error).__name__} {error}".split())[:300]
         _end(f"error: process {jax.process_index()} of {jax.process_count()}: {what}", code)
