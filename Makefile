@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 EXTRACTORS := digits fashion omniglot
 
-.PHONY: demo test test-full check mutants bench guard features $(EXTRACTORS:%=features-%) lock
+.PHONY: demo test test-full check docs mutants bench guard features $(EXTRACTORS:%=features-%) lock
 
 demo: $(READY)  ## train a DCGAN on the embedded digits; print its card, a grid of samples and their paths
 	rm -rf runs/demo
@@ -24,6 +24,10 @@ check: $(READY)  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
+
+docs: $(READY)  ## the site, in build/docs; a warning is an error, and tests run what its pages show
+	rm -rf build/docs docs/api
+	$(BIN)/sphinx-build -q -W --keep-going -j auto docs build/docs
 
 mutants: $(READY)  ## break a copy of the library in each way that it is known to be broken; each must be noticed
 	$(BIN)/python tests/mutants.py
@@ -52,7 +56,7 @@ $(EXTRACTORS:%=features-%): features-%: $(READY)  ## make one of them
 
 lock: $(READY)  ## resolve the dependencies of pyproject.toml again
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
-		--extra dev pyproject.toml -o requirements.txt
+		--extra dev --extra docs pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
 		--extra tpu pyproject.toml -o requirements-tpu.txt
 

@@ -223,7 +223,7 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
     alarm = Criteria()
     runs = {name: watch.series(result["rows"]) for name, result in results.items()}
     outcomes = {name: replay(rows, alarm) for name, rows in runs.items()}
-    text = ["### Runs", "", f"{config.updates:,} steps, a score each {config.every}; the alarm alone.", ""]
+    text = ["## Runs", "", f"{config.updates:,} steps, a score each {config.every}; the alarm alone.", ""]
     text += [
         "| runs | collapsed | caught | of these before their best | false alarms | waste saved |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -256,7 +256,7 @@ def _totals(title: str, outcomes: Sequence[Outcome]) -> str:
 def _published_table(config: Config, draws: int = 20) -> list[str]:
     """The published curves, and curves that only fall, each with noise drawn anew so many times."""
     text = [
-        "### Curves through published points",
+        "## Curves through published points",
         "",
         f"{draws} draws of the noise each, 200 scores; the alarm, and a plateau of {config.plateau} scores. Columns: "
         "the true distance of the checkpoint returned to, over the best (mean, largest); that at the stop (mean); the "

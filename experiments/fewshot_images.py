@@ -239,7 +239,7 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
     text = []
     for name, shots in itertools.product(config.sets, config.support_sizes):
         text += [
-            f"### {name}, {shots} images",
+            f"## {name}, {shots} images",
             "",
             f"{config.updates:,} outer steps of {config.tasks} classes, width {config.width}; ten steps of adaptation. "
             f"Mean over the seeds that are finished ± 95 % interval, of {config.trials}.",

@@ -504,7 +504,7 @@ def table(config: Config, title: str, done: Mapping[str, Mapping[str, Any]], row
     """Return the table of a set."""
     steps = config.horizon * config.updates
     text = [
-        f"### {title}",
+        f"## {title}",
         "",
         f"After {steps:,} updates, over {config.tested} unseen tasks: energy distance, mean ± 95 % interval; regret of "
         "the means, (score - best)/(defaults - best), with a 95 % interval by bootstrap over tasks, where best is the "

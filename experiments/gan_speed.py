@@ -229,7 +229,7 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
         rates: Mapping[str, list[float]] = result["rates"]
         best = max((peer for peer in PEERS if peer in rates), key=lambda peer: np.median(rates[peer]), default=None)
         text += [
-            f"### {WORKS[name].title}",
+            f"## {WORKS[name].title}",
             "",
             f"{result['machine']}; {config.batch} images, width {config.width}, {config.dtype}; {config.rounds} "
             "rounds.",

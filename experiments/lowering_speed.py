@@ -155,7 +155,7 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
         layer = LAYERS[name]
         text += [
             "",
-            f"### {layer.title}: {layer.size}x{layer.size}, {layer.channels} to {layer.features} channels",
+            f"## {layer.title}: {layer.size}x{layer.size}, {layer.channels} to {layer.features} channels",
             "",
             f"On {result['machine']}.",
             "",

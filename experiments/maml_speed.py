@@ -108,7 +108,7 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
         if not rows:
             continue
         text += [
-            f"### {work}",
+            f"## {work}",
             "",
             "| peer | theirs | ours, in turn with it | ratio |",
             "| --- | ---: | ---: | ---: |",

@@ -203,7 +203,7 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
     for mixture in config.mixtures:
         total = len(MIXTURES[mixture]().centres)
         text += [
-            f"### {mixture}: modes of {total}, share of high quality, reverse KL",
+            f"## {mixture}: modes of {total}, share of high quality, reverse KL",
             "",
             f"Mean and standard error over {config.trials} seeds, {config.updates:,} steps, rate {config.rate:g}.",
             "",

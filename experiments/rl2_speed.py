@@ -180,7 +180,7 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
         first = next(iter(bandit.values()))
         text += [
             "",
-            f"### bandit_rl2, {config.pulls} pulls of {config.arms} arms",
+            f"## bandit_rl2, {config.pulls} pulls of {config.arms} arms",
             "",
             f"{first['trials']} trials and {first['updates']} updates a step of learning, {first['hidden']} units; on "
             f"{_machines(bandit)}. The ratio is that of medians, with quartiles of turn against turn.",
@@ -200,7 +200,7 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
         rates = np.array(result["learning, ours"])
         text += [
             "",
-            "### gan_control_rl2, mixtures",
+            "## gan_control_rl2, mixtures",
             "",
             f"{result['trials']} trials, {result['updates']} updates of a GAN in a step of its environment; while RL² "
             f"learns, on {_machines({GAN: result})}; quartiles in brackets.",

@@ -206,7 +206,7 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
     data = next(iter(results.values()))["data"] if results else "its digits"
     protocol = "The protocol" if config.updates >= _STEPS else f"The shortened protocol, of {_STEPS:,} steps"
     text = [
-        f"### stacked MNIST, of {data}: modes of 1,000, KL(generated ‖ uniform) in nats",
+        f"## stacked MNIST, of {data}: modes of 1,000, KL(generated ‖ uniform) in nats",
         "",
         f"{protocol}: {config.updates:,} steps, rate {config.rate:g}, width {config.width}, {config.samples:,} "
         f"samples. Mean and standard error over the seeds that are finished, of {config.trials}.",

@@ -222,7 +222,8 @@ class Program(NamedTuple):
     init: `key -> state`. step: `(key, state, batch) -> (state, metrics)`; a meta-learner's batch is a Task, stacked.
     batches: what a step is fed with.
     observe: `(key, state) -> batch` of what a person would look at ("image" or "x"), or {}.
-    sample: `(key, state, n, label) -> samples [n, ...]`; None where there is nothing to sample.
+    sample: `(key, state, n, label, frames=1) -> samples [n, ...]`, in rows of so many frames that go from one latent
+        to another if they are more than one; None where there is nothing to sample.
     measure: `(key, state, n) -> the measured half of a metric card`, plain Python values.
     score: `(key, state) -> named numbers`, cheap enough for every few hundred steps; the first is a distance, lower is
         better, by which a run is stopped. None where there is none.
@@ -237,7 +238,7 @@ class Program(NamedTuple):
     step: Callable[[Key, State, Any], tuple[State, Metrics]]
     batches: Batches
     observe: Callable[[Key, State], Batch]
-    sample: Callable[[Key, State, int, Array | None], Array] | None = None
+    sample: Callable[..., Array] | None = None
     measure: Callable[[Key, State, int], Mapping[str, Any]] | None = None
     score: Callable[[Key, State], Mapping[str, float]] | None = None
     game: Callable[[State], tuple[Game, Point]] | None = None

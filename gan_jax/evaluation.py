@@ -26,7 +26,7 @@ from gan_jax.metrics.modes import modes
 
 Measure = Callable[[Key, State, int], Mapping[str, Any]]
 Score = Callable[[Key, State], Mapping[str, float]]
-Sampler = Callable[[Key, State, int, Any], Array]  # (key, state, n, label) -> [n, ...]
+Sampler = Callable[..., Array]  # (key, state, n, label, frames=1) -> [n, ...]
 
 Progress = Callable[[str, int, int], None]  # (a set of images, how many of them have been read, how many there are)
 
@@ -222,18 +222,22 @@ def score_points(model: GAN, mixture: Mixture, *, samples: int = 2500, direction
     return score
 
 
-def draw(sample: Sampler, key: Key, state: State, n: int, label: np.ndarray | int | None = None) -> np.ndarray:
+def draw(
+    sample: Sampler, key: Key, state: State, n: int, label: np.ndarray | int | None = None, frames: int = 1
+) -> np.ndarray:
     """Return n samples [n, ...] on the host, made a batch at a time, so that any n fits in memory.
 
     Args:
         sample: a program's. label: [n], or one class for all; None for an unconditional model.
+        frames: of a row that goes from one latent to another, a divisor of n.
     """
-    size = min(n, _BATCH)
+    size = min(n, max(_BATCH // frames, 1) * frames)
     one = None if isinstance(label, np.ndarray) else label  # no array: the program can refuse what it does not have
+    rows = {"frames": frames} if frames > 1 else {}  # which is asked of a program only by who wants them
 
     @jax.jit
     def batch(key: Key, state: State, labels: Array | None) -> Array:
-        return sample(key, state, size, one if labels is None else labels)
+        return sample(key, state, size, one if labels is None else labels, **rows)
 
     made = []
     for start in range(0, n, size):

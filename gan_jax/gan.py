@@ -14,7 +14,7 @@ import optax
 from jax import Array, lax
 from jax.sharding import AxisType, PartitionSpec
 
-from gan_jax import optimisers
+from gan_jax import latents, optimisers
 from gan_jax.base import (
     Batch,
     Batches,
@@ -81,8 +81,9 @@ class GAN(NamedTuple):
     hyper: the defaults. game: `hyper -> Game`. rule: `hyper -> UpdateRule`.
     init: `(hyper, key, params=None) -> state`, at a pair of parameters or else at fresh ones.
     step: `(hyper, key, state, batch) -> (state, metrics)`, leaves [batches, B, ...].
-    sample: `(key, state, n, label=None) -> [n, ...]` from the averaged generator; without labels a
-    conditional GAN draws them uniformly.
+    sample: `(key, state, n, label=None, frames=1) -> [n, ...]` from the averaged generator; without labels a
+    conditional GAN draws them uniformly. Of more than one frame, each so many samples, a divisor of n, go from one
+    latent to another along the great circle between them, at one label.
     classes: how many labels it is conditional on; 0 if none.
     """
 
@@ -228,15 +229,22 @@ def gan(
         average: Any = optax.incremental_update(new, state.average, step_size=1.0 - decay)
         return GANState(point, average, state.steps + 1), metrics
 
-    def sample(key: Key, state: GANState, n: int, label: Array | int | None = None) -> Array:
+    def sample(key: Key, state: GANState, n: int, label: Array | int | None = None, frames: int = 1) -> Array:
         if classes == 0 and label is not None:
             raise ValueError(f"label {label} was asked of an unconditional GAN: train a conditional one")
         if isinstance(label, int) and not 0 <= label < classes:
             raise ValueError(f"label {label} is not a class: they are 0...{classes - 1}")
+        if n % frames:
+            raise ValueError(f"{n} samples are no whole number of rows of {frames}: give a multiple of {frames}")
         latent_key, label_key = jax.random.split(key)
+        z = latent(latent_key, n)
+        if frames > 1:
+            first, last = jnp.moveaxis(z.reshape(n // frames, frames, -1), 1, 0)[jnp.array([0, -1])]
+            z = jax.vmap(latents.slerp, (None, None, 0), 1)(first, last, jnp.linspace(0, 1, frames)).reshape(n, -1)
         if classes:
-            label = jax.random.randint(label_key, (n,), 0, classes) if label is None else jnp.broadcast_to(label, (n,))
-        samples, _ = networks.generator.apply(*state.average, latent(latent_key, n), label=label, train=False)
+            drawn = jax.random.randint(label_key, (n // frames,), 0, classes).repeat(frames)
+            label = drawn if label is None else jnp.broadcast_to(label, (n,))
+        samples, _ = networks.generator.apply(*state.average, z, label=label, train=False)
         return samples
 
     return GAN(hyper, game, rule, init, step, sample, classes)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
 
 import gan_jax
 from gan_jax import cli
@@ -43,7 +44,8 @@ def trained(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "keep_compiled", lambda: None)
-        assert cli.main(["train", TOY, "--run", str(directory), "--conditional", "--checkpoint-every", "10"]) == 0
+        words = ["--conditional", "--checkpoint-every", "10", "--picture-every", "10"]
+        assert cli.main(["train", TOY, "--run", str(directory), *words]) == 0
     return directory
 
 
@@ -458,6 +460,16 @@ def test_the_label_reaches_the_model(trained, tmp_path):
     model = gan_jax.load(str(trained))
     np.testing.assert_allclose(model.sample(4, label=7), model.sample(4) + 7, rtol=1e-6)
     assert cli.main(["sample", str(trained), "--label", "0", "--out", str(tmp_path / "zero.npz")]) == 0
+
+
+def test_the_pictures_of_a_run_become_an_animation(trained, tmp_path, capsys):
+    assert cli.main(["sample", str(trained), "--out", str(tmp_path / "film.gif")]) == 0
+    kept = len(list((trained / "samples").glob("[0-9]*.png")))
+    assert f"{kept} pictures, of steps" in capsys.readouterr().out
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == kept
+    assert cli.main(["sample", str(trained), "--frames", "0"]) == 2
+    assert "0 frames: give 2 or more" in capsys.readouterr().err
 
 
 def test_samples_go_into_the_run_unless_told(run, capsys):

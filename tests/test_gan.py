@@ -96,6 +96,23 @@ def test_samples_come_from_the_average_in_evaluation_mode():
     np.testing.assert_allclose(model.sample(KEY, state._replace(average=average), 7), expected, rtol=1e-5)
 
 
+def test_frames_go_from_one_latent_to_another_along_the_circle_at_one_label():
+    model = small(classes=5)
+    state = model.init(model.hyper, KEY)
+    z_key, label_key = jax.random.split(KEY)
+    z = np.asarray(latents.normal(3)(z_key, 8), np.float64).reshape(2, 4, 3)
+    first, last = z[:, 0], z[:, -1]
+    angle = np.arccos((first * last).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(last, axis=1))
+    third, two = (np.sin(share * angle)[:, None] / np.sin(angle)[:, None] for share in (1 / 3, 2 / 3))
+    path = np.stack([first, two * first + third * last, third * first + two * last, last], axis=1)
+    labels = np.asarray(jax.random.randint(label_key, (2,), 0, 5))
+    state = state._replace(average=state.average._replace(params={"w": jnp.ones((3, 2))}))
+    expected = path.sum(-1) + labels[:, None]
+    np.testing.assert_allclose(model.sample(KEY, state, 8, frames=4)[:, 0], expected.ravel(), rtol=1e-4)
+    with pytest.raises(ValueError, match="9 samples are no whole number of rows of 4: give a multiple of 4"):
+        model.sample(KEY, state, 9, frames=4)
+
+
 def test_labels_reach_both_networks_only_when_they_are_asked_for():
     plain, conditional = small(), small(classes=5)
     state = plain.init(plain.hyper, KEY)
@@ -291,8 +308,16 @@ def test_an_augmentation_is_made_of_the_hyperparameters():
     assert slope != 0
 
 
-@pytest.mark.parametrize("reuse", [False, True])
-def test_fakes_that_are_reused_are_made_once(reuse):
+@pytest.mark.parametrize(
+    ("rule", "made", "judged"),  # how often fakes are made, and how often the discriminator judges, forwards
+    [
+        (rules.alternating, 2, 3),  # real and fake, and fake again once it has moved
+        (partial(rules.alternating, reuse=True), 1, 3),
+        (rules.simultaneous, 2, 3),  # other fakes for each
+        (partial(rules.simultaneous, reuse=True), 1, 2),
+    ],
+)
+def test_what_both_players_need_is_computed_once(rule, made, judged):
     """The generator is differentiated in one move and not in the other; the compiler still sees that it is the same."""
     lowering = lowerings.xla()
     model = gan(
@@ -303,14 +328,14 @@ def test_fakes_that_are_reused_are_made_once(reuse):
         latents.normal(2),
         hyper=Hypers(rates=Pair(1e-3, 1e-3)),
         objective=lambda hyper: objectives.non_saturating(),
-        rule=lambda hyper: rules.alternating(adam(hyper), reuse=reuse),
+        rule=lambda hyper: rule(adam(hyper)),
     )
     key = jax.random.key(0)
     state = jax.eval_shape(partial(model.init, model.hyper), key)
     batch = {"image": jax.ShapeDtypeStruct((1, 4, 28, 28, 1), jnp.float32)}
     text = jax.jit(partial(model.step, model.hyper)).lower(key, state, batch).compile().as_text()
     ups, downs = 2, 2
-    forward = (1 if reuse else 2) * ups + 3 * downs  # the discriminator sees real and fake, and fake again
+    forward = made * ups + judged * downs
     # Each layer's gradient of its kernel, and of its images but where those are data, or latents.
     backward = 2 * (2 * downs - 1) + downs + 2 * ups
     assert text.count(" convolution(") == forward + backward

@@ -23,8 +23,10 @@ def sample(command: Sample) -> int:
     """Do `gan-jax sample` and return the exit code."""
     with process.preparing():
         check_seed(command.seed)
-        if command.out and command.out.suffix not in (".png", ".npz"):
-            raise ValueError(f"--out {command.out}: give a .png or a .npz")
+        if command.out and command.out.suffix not in (".png", ".npz", ".gif"):
+            raise ValueError(f"--out {command.out}: give a .png, a .npz or a .gif")
+        if command.out and command.out.suffix == ".gif":
+            return _animate(command.run, command.out)
         trained = _load(command.run, command.data_dir)
 
         import jax.numpy as jnp
@@ -34,21 +36,37 @@ def sample(command: Sample) -> int:
 
         process.keep_compiled()
         # Nothing is written before there are samples, and the model may not have the label.
-        samples = trained.sample(command.n, seed=command.seed, label=command.label)
-        name = f"samples-{trained.step:08d}-seed{command.seed}" + (
-            "" if command.label is None else f"-label{command.label}"
-        )
+        samples = trained.sample(command.n, seed=command.seed, label=command.label, frames=command.frames)
+        name = f"samples-{trained.step:08d}-seed{command.seed}"
+        name += "" if command.label is None else f"-label{command.label}"
+        name += "" if command.frames == 1 else f"-frames{command.frames}"
         out = command.out or command.run / "samples" / f"{name}.png"
         kinds = {(4, 1): "image", (4, 3): "image", (2, 2): "x"}  # what a picture can be of
         if out.suffix == ".png" and (samples.ndim, samples.shape[-1]) not in kinds:
             raise ValueError(f"samples of shape {list(samples.shape)} are no picture: give --out FILE.npz")
     process.note(trained.notes)
     if out.suffix == ".png":
-        pictures.save({kinds[samples.ndim, samples.shape[-1]]: jnp.asarray(samples)}, out)
+        columns = command.frames if command.frames > 1 else None
+        pictures.save({kinds[samples.ndim, samples.shape[-1]]: jnp.asarray(samples)}, out, columns=columns)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         np.savez(out, samples=samples)
     print(f"{command.n} samples of step {trained.step}, by averaged weights where the model keeps them: {out}")
+    return 0
+
+
+def _animate(run: Path, out: Path) -> int:
+    """Make an animation of the pictures that a run has kept."""
+    from gan_jax.training import pictures, runs
+
+    record = runs.read(run)
+    kept = sorted((run / "samples").glob("[0-9]*.png"))
+    if len(kept) < 2:
+        raise ValueError(
+            f"{run} has kept {len(kept)} pictures of {record.experiment}: train with a smaller --picture-every"
+        )
+    pictures.animate(kept, out)
+    print(f"{len(kept)} pictures, of steps {int(kept[0].stem)} to {int(kept[-1].stem)}: {out}")
     return 0
 
 

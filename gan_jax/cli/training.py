@@ -95,13 +95,17 @@ class _Run(NamedTuple):
 
 
 class _Study(NamedTuple):
-    """A study that is ready to go on: the cells that were asked for, and the digest of the experiment's file."""
+    """A study that is ready to go on: the cells that were asked for, and the digest of the experiment's file.
+
+    title: of its report: what it is, and the command.
+    """
 
     directory: Path
     study: "Study"
     cells: str
     names: tuple[str, ...]
     sha256: str
+    title: str
     notes: tuple[str, ...] = ()
 
 
@@ -223,7 +227,8 @@ def _open_study(
         stale = studies.stale(study, typed.directory, sha256)  # and all can be read
         if stale:
             notes = (f"the file of {experiment.name} has changed since {', '.join(stale)} were computed",)
-    return _Study(typed.directory, study, typed.options.cells, names, sha256, notes)
+    title = f"{lookup.summary(experiment).what.rstrip('.')}\n\n`{record.command(type(typed.config)())}`"
+    return _Study(typed.directory, study, typed.options.cells, names, sha256, title, notes)
 
 
 def _recorded(experiment: Experiment, typed: _Typed, program: "Program") -> "Record":
@@ -313,7 +318,7 @@ def _study(opened: _Study, again: str) -> int:
     from gan_jax.training import studies
     from gan_jax.training.records import duration
 
-    directory, study, cells, names, sha256, notes = opened
+    directory, study, cells, names, sha256, title, notes = opened
     process.note(notes)
     if cells != RunOptions.cells:
         again = f"{again} {shlex.join(['--cells', cells])}"
@@ -327,13 +332,13 @@ def _study(opened: _Study, again: str) -> int:
 
     handler = signal.signal(signal.SIGTERM, interrupt)
     try:
-        studies.run(study, directory, names, sha256, done)
+        studies.run(study, directory, names, sha256, done, title)
     except KeyboardInterrupt:
         process.say(f"interrupted; resume with: {again}")
         return 75
     finally:
         signal.signal(signal.SIGTERM, handler)
-    text, figures = studies.report(study, directory)
+    text, figures = studies.report(study, directory, title)
     print(text)
     for figure in figures:
         print(f"figure: {figure}")

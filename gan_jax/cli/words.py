@@ -133,7 +133,10 @@ class Train:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Draw samples from a run's newest checkpoint, by averaged weights where the model keeps them."""
+    """Draw samples from a run's newest checkpoint, by averaged weights where the model keeps them.
+
+    With --out FILE.gif the pictures that the run has kept become an animation instead.
+    """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """The directory of a run."""
@@ -141,10 +144,13 @@ class Sample:
     """How many samples."""
     label: int | None = None
     """The class of all of them, for a conditional model."""
+    frames: int = 1
+    """Rows of so many samples, each of which goes from one latent to another."""
     seed: int = 0
     """The same seed draws the same samples."""
     out: Path | None = None
-    """A .png to draw them, or a .npz to keep them as they are (default: a picture in RUN/samples)."""
+    """A .png to draw them, a .npz to keep them as they are, or a .gif of the run's own pictures (default: a picture in
+    RUN/samples)."""
     data_dir: str | None = None
     """Where the data sets are, if not where they were."""
 

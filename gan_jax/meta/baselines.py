@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from gan_jax.base import Batch, Key, Learner, MetaLearner, Metrics, State, Task
+from gan_jax.meta.adaptation import Learned, inner_loop
 from gan_jax.meta.inner import Feed
-from gan_jax.meta.outer import Learned, inner_loop
 
 
 def scratch(learner: Learner, *, steps: int, feed: Feed, unroll: int = 1) -> MetaLearner:

@@ -11,7 +11,8 @@ from jax import Array, lax
 from gan_jax.arithmetic import Scalar, require_positive
 from gan_jax.base import Batch, Key, Learner, MetaLearner, Metrics, Params, State, Task
 from gan_jax.meta import inner
-from gan_jax.meta.outer import Learned, inner_loop, outer
+from gan_jax.meta.adaptation import Learned, inner_loop
+from gan_jax.meta.outer import outer
 from gan_jax.rules.gradients import check
 
 Field = Callable[[Key, State, Batch], Params]  # (key, state, support) -> a tree like the parameters

@@ -6,9 +6,10 @@ import jax
 import optax
 
 from gan_jax.base import Hyper, Key, Learner, MetaLearner, Metrics, Params, State, Task
+from gan_jax.meta.adaptation import Inner, Learned, inner_loop
 from gan_jax.meta.hyper import Space
 from gan_jax.meta.inner import Feed
-from gan_jax.meta.outer import Inner, Learned, inner_loop, outer
+from gan_jax.meta.outer import outer
 
 
 def maml(

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import optax
 
 from gan_jax.base import Key, Learner, MetaLearner, Metrics, Task
+from gan_jax.meta.adaptation import Learned, inner_loop
 from gan_jax.meta.inner import Feed
-from gan_jax.meta.outer import Learned, inner_loop, outer
+from gan_jax.meta.outer import outer
 
 
 def reptile(

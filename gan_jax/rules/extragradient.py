@@ -8,7 +8,9 @@ from gan_jax.base import Batch, Game, Key, Metrics, Pair, Point, UpdateRule
 from gan_jax.rules import gradients
 
 
-def extragradient(optimisers: Pair[optax.GradientTransformation], *, fresh: bool = False, lazy: int = 1) -> UpdateRule:
+def extragradient(
+    optimisers: Pair[optax.GradientTransformation], *, fresh: bool = False, lazy: int = 1, reuse: bool = False
+) -> UpdateRule:
     """Move both players at once, each along its gradient at the point to which a simultaneous step would lead.
 
     With F the joint field of the players' gradients and s the rate,
@@ -28,6 +30,7 @@ def extragradient(optimisers: Pair[optax.GradientTransformation], *, fresh: bool
         fresh: if true, the gradient ahead has a second batch and other keys, as in Gidel's algorithm; if false, it
             has the batch and the keys of the first, and a step is the extragradient of one sampled game.
         lazy: penalties are added every `lazy`-th step, to both of its gradients, times `lazy`.
+        reuse: whether both players meet the same fakes. One forward pass then serves both, which is cheaper.
 
     Raises:
         ValueError: if `optimisers` is no pair of them, or `lazy` is not a whole number of at least 1.
@@ -39,12 +42,12 @@ def extragradient(optimisers: Pair[optax.GradientTransformation], *, fresh: bool
     def step(game: Game, key: Key, point: Point, batch: Batch) -> tuple[Point, Metrics]:
         chex.assert_tree_shape_prefix(batch, (batches,))
         first, last = (jax.tree.map(lambda leaf, index=index: leaf[index], batch) for index in (0, batches - 1))
-        slopes, stats, metrics = gradients.field(game, key, point, first, lazy)
+        slopes, stats, metrics = gradients.field(game, key, point, first, lazy, reuse=reuse)
         ahead = gradients.move_both(optimisers, point, slopes, stats)
 
         # Past the players' own numbers, which the first gradients folded in.
         key = jax.random.fold_in(key, len(Pair._fields)) if fresh else key
-        slopes, _, _ = gradients.field(game, key, point._replace(params=ahead.params), last, lazy)
+        slopes, _, _ = gradients.field(game, key, point._replace(params=ahead.params), last, lazy, reuse=reuse)
         # Back where it stood, with optimisers that have seen the extrapolation: the two make one counted step.
         back = point._replace(rule=ahead.rule._replace(count=point.rule.count))
         return gradients.move_both(optimisers, back, slopes, stats), metrics

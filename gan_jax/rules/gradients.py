@@ -134,17 +134,19 @@ def _gradient(
     return jax.tree.map(jnp.add, slope, extra), new, {**metrics, **more}
 
 
-def field(game: Game, key: Key, point: Point, batch: Batch, lazy: int) -> tuple[Pair[Params], Pair[Stats], Metrics]:
+def field(
+    game: Game, key: Key, point: Point, batch: Batch, lazy: int, *, reuse: bool = False
+) -> tuple[Pair[Params], Pair[Stats], Metrics]:
     """Return both players' gradients at one point, each player's own new stats, and the metrics of both.
 
-    Each player has a key of its own: the generator does not answer to the very fakes that the discriminator saw.
+    Each player has a key of its own, so that the generator does not answer to the very fakes that the discriminator
+    saw; with `reuse` both have the discriminator's, and one forward pass serves both.
     """
     slopes, stats, merged = [], [], {}
     for index, player in enumerate(Pair._fields):
         count = getattr(point.rule.count, player)
-        slope, new, metrics = gradient(
-            game, player, jax.random.fold_in(key, index), point.params, point.stats, batch, count, lazy
-        )
+        mine = jax.random.fold_in(key, 1 if reuse else index)
+        slope, new, metrics = gradient(game, player, mine, point.params, point.stats, batch, count, lazy)
         slopes.append(slope)
         stats.append(new)
         merged |= metrics

@@ -24,7 +24,7 @@ class PastMoves(NamedTuple):
     slopes: Pair[Params]
 
 
-def optimistic(optimisers: Pair[optax.GradientTransformation], *, lazy: int = 1) -> UpdateRule:
+def optimistic(optimisers: Pair[optax.GradientTransformation], *, lazy: int = 1, reuse: bool = False) -> UpdateRule:
     """Move both players at once, each along its gradient where the gradients of the step before would lead.
 
     With F the joint field of the players' gradients and s the rate,
@@ -42,6 +42,7 @@ def optimistic(optimisers: Pair[optax.GradientTransformation], *, lazy: int = 1)
     Args:
         optimisers: any of optax's that need no more than gradients, one for each player.
         lazy: penalties are added every `lazy`-th step, times `lazy`; the step after extrapolates along them too.
+        reuse: whether both players meet the same fakes. One forward pass then serves both, which is cheaper.
 
     Raises:
         ValueError: if `optimisers` is no pair of them, or `lazy` is not a whole number of at least 1.
@@ -68,7 +69,7 @@ def optimistic(optimisers: Pair[optax.GradientTransformation], *, lazy: int = 1)
             return ahead.params, ahead.rule.optimisers
 
         params, states = lax.cond(first, lambda: (point.params, moves.optimisers), extrapolated)
-        slopes, stats, metrics = gradients.field(game, key, point._replace(params=params), batch, lazy)
+        slopes, stats, metrics = gradients.field(game, key, point._replace(params=params), batch, lazy, reuse=reuse)
         back = point._replace(rule=moves._replace(optimisers=states, slopes=slopes))
         return gradients.move_both(optimisers, back, slopes, stats), metrics
 

@@ -30,18 +30,23 @@ class Trained(NamedTuple):
     record: Record
     notes: tuple[str, ...]
 
-    def sample(self, n: int, *, seed: int = 0, label: int | None = None) -> np.ndarray:
+    def sample(self, n: int, *, seed: int = 0, label: int | None = None, frames: int = 1) -> np.ndarray:
         """Draw n samples [n, ...], the same for the same seed; from averaged weights where the model keeps them.
 
         label: the class of all of them, for a conditional model.
-        ValueError: the program has nothing to sample, or no such label.
+        frames: each so many samples go from one latent to another, if they are more than one.
+        ValueError: the program has nothing to sample, no such label, or n is no multiple of the frames.
         """
         sample = self.program.sample
         if sample is None:
             raise ValueError(f"{self.record.experiment} has nothing to sample")
         if n < 1:
             raise ValueError(f"{n} samples: draw 1 or more")
-        return evaluation.draw(sample, sampling_key(seed), self.state, n, label)
+        if frames < 1:
+            raise ValueError(
+                f"{frames} frames: give 2 or more, or 1 for samples that have nothing to do with each other"
+            )
+        return evaluation.draw(sample, sampling_key(seed), self.state, n, label, frames)
 
 
 def rebuild(record: Record | StudyRecord, data_dir: str | None = None) -> tuple[Any, Experiment]:

@@ -2,8 +2,9 @@
 
 import math
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,14 +39,15 @@ def grid(images: Float[np.ndarray, "N H W C"], columns: int | None = None) -> UI
     return np.pad(tiled, ((0, MARGIN), (0, MARGIN), (0, 0)), constant_values=128)
 
 
-def save(batch: Batch, path: Path) -> Path | None:
+def save(batch: Batch, path: Path, *, columns: int | None = None) -> Path | None:
     """Draw "image" [N, H, W, C] or "x" [N, 2], coloured by "label" [N], to a PNG file, whole or not at all.
 
+    columns: of the grid of images, nearly a square unless given.
     Returns the path, or None for a batch that has neither: nothing is written then.
     ValueError: a shape that cannot be drawn.
     """
     if "image" in batch:
-        draw, values = _draw_images, np.asarray(batch["image"])
+        draw, values = partial(_draw_images, columns=columns), np.asarray(batch["image"])
         if values.ndim != 4 or values.shape[-1] not in (1, 3):
             raise ValueError(f'an "image" of shape {values.shape}: a picture needs [N, H, W, 1 or 3]')
     elif "x" in batch:
@@ -57,6 +59,16 @@ def save(batch: Batch, path: Path) -> Path | None:
     with _replacing(path) as file:
         draw(values, batch, file)
     return path
+
+
+def animate(paths: Sequence[Path], path: Path, *, seconds: float = 6.0) -> None:
+    """Show pictures of one size one after another, for so many seconds in all and ever again, in a GIF file."""
+    from PIL import Image
+
+    frames = [Image.open(each).convert("P", palette=Image.Palette.ADAPTIVE) for each in paths]
+    durations = [max(20, round(1000 * seconds / len(frames)))] * (len(frames) - 1) + [1500]  # the last one stays
+    with _replacing(path) as file:
+        frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
 def write(figure: Any, path: Path) -> None:
@@ -78,10 +90,10 @@ def _replacing(path: Path) -> Generator[IO[bytes]]:
     os.replace(temporary, path)
 
 
-def _draw_images(images: np.ndarray, batch: Batch, file: IO[bytes]) -> None:
+def _draw_images(images: np.ndarray, batch: Batch, file: IO[bytes], columns: int | None) -> None:
     from PIL import Image
 
-    tiled = grid(images)
+    tiled = grid(images, columns)
     factor = max(1, round(VISIBLE / max(images.shape[1:3])))
     tiled = tiled.repeat(factor, axis=0).repeat(factor, axis=1)
     Image.fromarray(tiled[..., 0] if tiled.shape[-1] == 1 else tiled).save(file, format="PNG")

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +67,27 @@ class StudyRecord:
     data: str | None
     data_dir: str | None
     members: Mapping[str, Any] | None = None
+
+    def command(self, default: Any) -> str:
+        """The command that begins such a study anywhere: no folder of this machine is in it.
+
+        default: the configuration of which only differences need be typed.
+        """
+        words = ["gan-jax", "train", self.experiment if self.path is None else f"{self.experiment}.py"]
+        usual = flat(to_json(default))
+        for name, value in flat(self.config).items():
+            option = name.replace("_", "-")
+            if value == usual.get(name):
+                continue
+            if isinstance(value, bool):
+                words += [f"--{option}" if value else f"--no-{option}"]
+            else:
+                words += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+        if self.data is not None:
+            words += ["--data", "folder:DIR" if self.data.startswith("folder:") else self.data]
+        members = self.members or {}
+        words += ["--seeds", members["seeds"]] if members.get("seeds") else []
+        return shlex.join([*words, *(word for field in members.get("grid", ()) for word in ("--grid", field))])
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

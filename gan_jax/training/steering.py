@@ -141,7 +141,7 @@ def steered(program: Program, controller: Controller, *, every: int) -> Program:
         return state._replace(trained=trained, totals=totals, steps=state.steps + 1), {**metrics, **shown}
 
     def inside(look: Callable[..., Any] | None) -> Any:
-        return look and (lambda key, state, *rest: look(key, state.trained, *rest))
+        return look and (lambda key, state, *rest, **options: look(key, state.trained, *rest, **options))
 
     return program._replace(
         init=init,

@@ -95,26 +95,36 @@ def train(
     return result
 
 
-def report(study: Study, directory: Path) -> tuple[str, tuple[Path, ...]]:
-    """Write report.md and the figures of the finished cells; return the text and the paths of the figures."""
+def report(study: Study, directory: Path, title: str = "Report") -> tuple[str, tuple[Path, ...]]:
+    """Write report.md, under a title, and the figures of the finished cells.
+
+    Return the text and the paths of the figures.
+    """
     made = study.report(finished(study, directory))
     paths = tuple(directory / f"{name}.png" for name in made.figures)
     for path, figure in zip(paths, made.figures.values(), strict=True):
         pictures.write(figure, path)
     images = "".join(f"\n![{path.stem}]({path.name})\n" for path in paths)
-    (directory / "report.md").write_text(made.text.rstrip() + "\n" + images)
+    (directory / "report.md").write_text(f"# {title}\n\n{made.text.strip()}\n{images}")
     return made.text, paths
 
 
-def run(study: Study, directory: Path, names: tuple[str, ...], sha256: str, done: Callable[[str, float], None]) -> None:
+def run(
+    study: Study,
+    directory: Path,
+    names: tuple[str, ...],
+    sha256: str,
+    done: Callable[[str, float], None],
+    title: str = "Report",
+) -> None:
     """Compute those of the named cells that are not finished, in order; `done(name, seconds)` is called after each.
 
-    The report is brought up to date after each cell.
+    The report is brought up to date after each cell, under a title.
     """
     for name in names:
         if not _file(directory, name).is_file():
             done(name, compute(study, directory, name, sha256))
-            report(study, directory)
+            report(study, directory, title)
 
 
 def _recorded(directory: Path, name: str) -> dict[str, Any]:

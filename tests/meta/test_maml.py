@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gan_jax.meta import inner
+from gan_jax.meta.adaptation import Learned
 from gan_jax.meta.baselines import joint, scratch
 from gan_jax.meta.hyper import Interval, Space, coordinates, hyper, space
 from gan_jax.meta.implicit import imaml
 from gan_jax.meta.maml import fomaml, maml, tuned
-from gan_jax.meta.outer import Learned, MetaState
+from gan_jax.meta.outer import MetaState
 from gan_jax.meta.reptile import reptile
 from tests.meta.quadratic import quadratic, stacked, task
 

@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gan_jax.training.pictures import MARGIN, grid, save
+from gan_jax.training.pictures import MARGIN, animate, grid, save
+
+
+def test_an_animation_shows_the_pictures_in_their_order(tmp_path):
+    paths = [save({"image": jnp.full((1, 4, 4, 1), level)}, tmp_path / f"{level}.png") for level in (-1.0, 0.0, 1.0)]
+    animate(paths, tmp_path / "film.gif", seconds=3.0)
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 3
+        for index, path in enumerate(paths):
+            film.seek(index)
+            np.testing.assert_allclose(np.asarray(film.convert("L"), int), pixels(path), atol=1)
+            assert film.info["duration"] == (1000 if index < 2 else 1500)  # the last one stays for a while
 
 
 def pixels(path):

@@ -276,7 +276,7 @@ def test_what_controls_nothing_is_refused_with_a_line(tmp_path, study, capsys):
 def test_what_rl2_has_learned_drives_another_gan(tmp_path, capsys):
     study = tmp_path / "study"
     small = ["--updates", "1", "--horizon", "2", "--budget", "16", "--hidden", "2", "--trials", "4", "--tested", "2"]
-    small += ["--tuners", "rl2", "--grid", "2", "1", "1", "1", "--d-steps", "2", "--shots", "4", "--points", "4"]
+    small += ["--tuners", "rl2", "--lattice", "2", "1", "1", "1", "--d-steps", "2", "--shots", "4", "--points", "4"]
     assert cli.main(["train", "gan_control_rl2", "--run", str(study), "--batch", "2", "--widths", "3", *small]) == 0
     assert cli.main([*RING, "--steps", "8", "--run", str(tmp_path / "run"), "--controller", str(study)]) == 0
     assert "note: the controller's d_steps is not turned: there is no such number" in capsys.readouterr().err
