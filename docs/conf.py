@@ -1,6 +1,8 @@
 """How the site is made, by `make docs`: Markdown that reads where it lies, too, and a reference made of docstrings."""
 
+import os
 import re
+from pathlib import Path
 
 import gan_jax
 
@@ -27,20 +29,57 @@ myst_heading_anchors = 4
 # The reference: a page for each module, none of which is written by hand or can be forgotten.
 apidoc_modules = [{"path": "../gan_jax", "destination": "api", "max_depth": 3, "separate_modules": True}]
 exclude_patterns = ["api/modules.rst"]
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True, "show-inheritance": False, "ignore-module-all": True}
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 default_role = "code"  # docstrings quote names as Markdown does
 add_module_names = False
 
-# Pages that lie outside of docs/, and are shown in it.
+# Pages that lie outside of docs/ and are shown in it, in the place of the one of this name.
 OUTSIDE = {"CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog", "experiments/README.md": "experiments"}
+ROOT = Path(__file__).parents[1]
+_LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+_ITEM = re.compile(r"(\w+(?:, \w+)*): ")
 
 
 def _inside(app, page: str, source: list[str]) -> None:
-    """Let links to pages that are shown here lead to where they are shown."""
-    for path, shown in OUTSIDE.items():
-        source[0] = re.sub(rf"\]\((?:\.\./)+{re.escape(path)}", f"](/{shown}.md", source[0])
+    """Put in what is shown from outside, and let links to it lead to where it is shown."""
+    shown = {name: path for path, name in OUTSIDE.items()}
+    here = ROOT / shown.get(page, f"docs/{page}.md")
+    if page in shown:
+        source[0] = here.read_text()
+
+    def led(link: re.Match) -> str:
+        target = os.path.relpath(here.parent / link[1], ROOT)
+        path = f"docs/{OUTSIDE[target]}.md" if target in OUTSIDE else target
+        return f"]({os.path.relpath(ROOT / path, (ROOT / 'docs' / page).parent)}"
+
+    source[0] = _LINK.sub(led, source[0])
+
+
+def _plain(app, what: str, name: str, obj, options, lines: list[str]) -> None:
+    """Write a docstring, which is plain text with names in backticks, as the markup that Sphinx reads.
+
+    Lines `name: what it is` become a list, but in the sections that napoleon knows.
+    """
+    text = re.sub(r"(`[^`]*`)|([|*\\]|_(?=\W|$))", lambda found: found[1] or f"\\{found[2]}", "\n".join(lines))
+    lines[:] = []
+    section = listed = False
+    for line in text.split("\n"):
+        begins = not lines or not lines[-1] or listed or lines[-1].endswith((".", ":"))
+        section = bool(re.match(r"(Args|Raises|Returns|Yields)\b.*:$", line)) or (section and line[:1] in ("", " "))
+        if not section and begins and (item := _ITEM.match(line)):
+            if not listed:
+                lines.append("")
+            lines.append(f"- **{item[1]}**: {line[item.end() :]}")
+            listed = True
+        elif listed and line.startswith(" "):
+            lines[-1] += f" {line.strip()}"
+        else:
+            if listed and line:
+                lines.append("")
+            listed = False
+            lines.append(line)
 
 
 def _skip(app, what: str, name: str, member, skipped: bool, options) -> bool | None:
@@ -51,4 +90,5 @@ def _skip(app, what: str, name: str, member, skipped: bool, options) -> bool | N
 def setup(app) -> None:
     """Connect what is above."""
     app.connect("source-read", _inside)
+    app.connect("autodoc-process-docstring", _plain, priority=400)  # before napoleon
     app.connect("autodoc-skip-member", _skip)

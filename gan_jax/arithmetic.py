@@ -14,9 +14,10 @@ Scalar = float | Float[Array, ""]
 
 
 def safe_sqrt(squares: Array, otherwise: float = 0.0) -> Array:
-    """The root, and at zero another value and a slope of zero: both branches of a `where` are differentiated.
+    """Return the root of `squares` [...], and where they are 0 or less `otherwise`, with a slope of zero.
 
-    NaN stays NaN, so that a distance of what has diverged is not taken for none.
+    Both branches of a `where` are differentiated: the root of zero itself would make the slope NaN. NaN stays NaN, so
+    that a distance of what has diverged is not taken for none.
     """
     none = squares <= 0
     return jnp.where(none, otherwise, jnp.sqrt(jnp.where(none, 1.0, squares)))
@@ -34,7 +35,11 @@ def to_uint8(image: Float32[Array | np.ndarray, "..."]) -> UInt8[Array, "..."]:
 
 
 def require_positive(**values: Scalar) -> None:
-    """Refuse Python numbers that are not positive and finite; traced values pass."""
+    """Refuse Python numbers that are not positive and finite; traced values pass.
+
+    Raises:
+        ValueError: naming the first such number.
+    """
     for name, value in values.items():
         if isinstance(value, Real) and not 0.0 < value < math.inf:
             raise ValueError(f"{name}={value} must be positive and finite")

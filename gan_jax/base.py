@@ -149,7 +149,7 @@ class MetaLearner(NamedTuple):
 
     init: `key -> state`.
     meta_step: `(key, state, tasks) -> (state, metrics)` with tasks stacked [T, ...].
-    adapt: `(key, state, support, ...) -> ` what has learned the task.
+    adapt: `(key, state, support, ...) -> adapted`, which has learned the task.
     """
 
     init: Callable[[Key], State]
@@ -283,8 +283,8 @@ class Stop(NamedTuple):
 class Hook(NamedTuple):
     """What is called between chunks, at the first boundary at or past every `every` steps, and after the last step.
 
-    run: `(step, state, metrics) -> Continue | Stop`, where `step` counts the steps done and
-    `metrics` are the means over the last chunk, still on the device.
+    run: `(step, state, metrics) -> Continue | Stop`, where `step` counts the steps done and `metrics` are the means
+        over the last chunk, still on the device.
     """
 
     every: int

@@ -82,8 +82,8 @@ class GAN(NamedTuple):
     init: `(hyper, key, params=None) -> state`, at a pair of parameters or else at fresh ones.
     step: `(hyper, key, state, batch) -> (state, metrics)`, leaves [batches, B, ...].
     sample: `(key, state, n, label=None, frames=1) -> [n, ...]` from the averaged generator; without labels a
-    conditional GAN draws them uniformly. Of more than one frame, each so many samples, a divisor of n, go from one
-    latent to another along the great circle between them, at one label.
+        conditional GAN draws them uniformly. Of more than one frame, each so many samples, a divisor of n, go from one
+        latent to another along the great circle between them, at one label.
     classes: how many labels it is conditional on; 0 if none.
     """
 
@@ -275,8 +275,8 @@ def adversarial(
     Fakes get the labels of the batch: both sides then show each class equally often. The penalty is called with
     its loss's key and derives the same latents and masks from it, so XLA computes them once.
     Metrics: "generator/loss", "discriminator/loss", "discriminator/penalty", "discriminator/real" and
-    "discriminator/fake", the means of D(x) and D(G(z)) with D the logistic function of the logit, and those of
-    `diagnostics.saturation`.
+        "discriminator/fake", the means of D(x) and D(G(z)) with D the logistic function of the logit, and those of
+        `diagnostics.saturation`.
     """
 
     def play(params: Pair[Params], stats: Pair[Stats], key: Key, batch: Batch) -> tuple[Any, ...]:
@@ -345,10 +345,12 @@ def _spread(x: Array) -> Array:
 
 
 def adam(hyper: Hypers, *, beta2: float = 0.999, epsilon_root: float = 0.0) -> Pair[optax.GradientTransformation]:
-    """Return Adam for both players at their own rates and the common beta1; `optimisers.adam` says more.
+    """Return Adam for both players at their own rates and the common beta1.
+
+    `beta2` and `epsilon_root` are those of `optimisers.adam`.
 
     Raises:
-        ValueError: if a rate is negative or a beta is not in [0, 1).
+        ValueError: if a rate or `epsilon_root` is negative or not finite, or a beta is not in [0, 1).
     """
     options = {"beta1": hyper.beta1, "beta2": beta2, "epsilon_root": epsilon_root}
     return Pair(*(optimisers.adam(rate, **options) for rate in hyper.rates))

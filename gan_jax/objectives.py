@@ -132,7 +132,7 @@ def _classifier(loss: Callable[[Logits, Label], Logits], smoothing: Label) -> Ca
 def checked(
     generator: Callable[[Logits, Logits], Logits], discriminator: Callable[[Logits, Logits], Logits]
 ) -> Objective:
-    """Make an objective of two functions of (real [B], fake [B]) that says no to other shapes.
+    """Make an objective of a generator's and a discriminator's function of (real [B], fake [B]); no other shape passes.
 
     [4] against [4, 1] would otherwise broadcast to [4, 4] in silence.
 

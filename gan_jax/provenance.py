@@ -16,8 +16,8 @@ DISTRIBUTIONS = ("gan-jax", "jax", "jaxlib", "flax", "optax", "numpy")
 def provenance() -> dict[str, Any]:
     """Describe what computes here and now, as JSON values.
 
-    versions: of Python and the libraries. device: platform, kind and count. code: a digest of the
-    package's files and, in a git checkout, the commit and whether the tree was clean.
+    versions: of Python and the libraries. device: platform, kind and count. code: a digest of the package's files and,
+        in a git checkout, the commit and whether the tree was clean.
     """
     device = jax.devices()[0]
     return {

@@ -75,20 +75,19 @@ def test_blocks_of_shell_run(page, tmp_path, monkeypatch):
 
 
 def shown(page: str) -> set[str]:
-    """The calls of gan-jax in a page: lines of its blocks, and what it quotes."""
+    """The calls of gan-jax in a page: lines of its blocks, and what it quotes that is more than a command's name."""
     code = "\n".join(block.code for block in blocks(page) if block.language == "sh").replace("\\\n", " ")
-    quoted = re.findall(r"`(gan-jax [^`]+)`", FENCE.sub("", PAGES[page]).replace("\n", " "))
+    quoted = re.findall(r"`(gan-jax [a-z]+ [^`]+)`", FENCE.sub("", PAGES[page]).replace("\n", " "))
     return {line.strip() for line in [*code.splitlines(), *quoted] if " gan-jax " in f" {line}"}
 
 
 @pytest.mark.parametrize(("page", "line"), [(page, line) for page in PAGES for line in sorted(shown(page))])
 def test_commands_are_ones_that_the_command_line_takes(page, line):
     words = shlex.split(line, comments=True)
-    words = words[words.index("gan-jax") + 1 :]
+    words = [word for word in words[words.index("gan-jax") + 1 :] if word not in ("--help", "--resume")]
     match words:
         case ["train", name, *rest] if not name.endswith(".py") and name != "EXPERIMENT":
             experiment = lookup.find(name)
-            rest = [word for word in rest if word != "--resume"]  # which would read a run
             training._typed(name, experiment, lookup.load(experiment), rest)
         case ["train", *_]:
             pass

@@ -26,7 +26,9 @@ def _require(holds: bool, message: str) -> None:
 
 
 def ring(modes: int = 8, radius: float | Array = 1.0, std: float | Array = 0.01) -> Mixture:
-    """Return `modes` centres, evenly spaced on a circle about the origin, the first at angle 0.
+    """Return the mixture of deviation `std` at `modes` centres, evenly spaced on a circle about the origin.
+
+    The first lies at angle 0.
 
     Raises:
         ValueError: no modes, or a radius or deviation that is not positive and finite.
@@ -38,7 +40,9 @@ def ring(modes: int = 8, radius: float | Array = 1.0, std: float | Array = 0.01)
 
 
 def grid(side: int = 5, spacing: float | Array = 2.0, std: float | Array = 0.05) -> Mixture:
-    """Return side² centres on a square lattice about the origin, by default from -4 to 4 (PacGAN's protocol).
+    """Return the mixture of deviation `std` at side² centres on a square lattice about the origin.
+
+    By default it reaches from -4 to 4 (PacGAN's protocol).
 
     Raises:
         ValueError: an empty side, or a spacing or deviation that is not positive and finite.

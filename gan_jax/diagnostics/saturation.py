@@ -22,17 +22,17 @@ def saturation(objective: Objective, real: Logits, fake: Logits, *, threshold: f
     the default a minimax generator is saturated where D(G(z)) < .005, and least squares within .01 of its labels.
     Next to a target a slope vanishes as it should: with smoothing, real logits near log((1 − ε)/ε) count too.
 
+    - "generator/saturated": the share of fake logits, in [0, 1], at which the generator's slope has vanished.
+    - "discriminator/saturated": the share of real and fake logits at which the discriminator's has.
+    - "discriminator/accuracy": how often a real logit exceeds a fake one over all pairs, ties counted half: ½ is
+      undecided and 1 tells all apart. It needs no level, so it holds for critics and relativistic pairs too. NaN if a
+      logit is.
+    - "discriminator/margin": the mean real logit minus the mean fake one.
+
     Args:
         objective: the pair that is played.
         real, fake: the critic's logits, [B] each.
         threshold: in (0, 1); it may be traced.
-
-    Returns:
-        "generator/saturated": the share of fake logits, in [0, 1], at which the generator's slope has vanished.
-        "discriminator/saturated": the share of real and fake logits at which the discriminator's has.
-        "discriminator/accuracy": how often a real logit exceeds a fake one over all pairs, ties counted half: ½ is
-            undecided and 1 tells all apart. It needs no level, so it holds for critics and relativistic pairs too.
-        "discriminator/margin": the mean real logit minus the mean fake one.
 
     Raises:
         ValueError: a threshold outside (0, 1).

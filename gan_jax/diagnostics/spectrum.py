@@ -35,8 +35,8 @@ _ROUNDING = 100  # eps of the largest modulus, which are rounding in any other e
 class Krylov(NamedTuple):
     """An Arnoldi factorisation A·Vₘ = Vₘ₊₁·H: orthonormal vectors as rows, and A as seen in their span.
 
-    basis: [m+1, n]. hessenberg: H, [m+1, m]. After a breakdown at the j-th product, where the first j vectors span
-    an invariant subspace, the rest of both is zero.
+    basis: [m+1, n]. hessenberg: H, [m+1, m]. After a breakdown at the j-th product, where the first j vectors span an
+        invariant subspace, the rest of both is zero.
     """
 
     basis: Float[Array, "m+1 n"]

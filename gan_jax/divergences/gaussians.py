@@ -100,7 +100,9 @@ def squared_hellinger(p: Normal, q: Normal) -> Array:
 def gan(p: Normal, q: Normal) -> Array:
     """E_p log D + E_q log(1 − D) at the optimal D = p/(p + q), each by a quadrature of its own Gaussian.
 
-    A common grid would lose narrow Gaussians that are far apart.
+    A common grid would lose narrow Gaussians that are far apart. Values are right however far the means are apart;
+    slopes by differentiation only up to about 15 deviations, as what they are made of lies between the means, and the
+    quadrature reaches 8 to either side: at 16 the slope is 8.6e-15, where 1.56e-14 is right.
     """
 
     def log_share(one: Normal, other: Normal) -> Array:

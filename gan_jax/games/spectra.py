@@ -3,8 +3,8 @@
 With A the matrix of the flow (`Known.jacobian`) and H the diagonal matrix of the players' rates, the
 gradients at w are −A(w − w*), so a step of any rule of gradients is a polynomial in A and H, or a
 companion matrix where the rule remembers. `STEPS` holds these in NumPy's float64 and without JAX, by
-the names of the rules; `linearise` differentiates the rule itself. That the two agree is the exam of
-a rule, on games of any dimension.
+the names of the rules; each raises a ValueError for a game without a smooth equilibrium. `linearise`
+differentiates the rule itself. That the two agree is the exam of a rule, on games of any dimension.
 """
 
 from collections.abc import Callable
@@ -142,28 +142,29 @@ def difference(one: Matrix, other: Matrix) -> float:
 
 
 def simultaneous(known: Known, rates: Pair[float]) -> Matrix:
-    """Return I + HA."""
+    """Return I + HA, with H of the rates."""
     flow = _moves(known, rates)
     return np.eye(len(flow)) + flow
 
 
 def alternating(known: Known, rates: Pair[float], *, d_steps: int = 1) -> Matrix:
-    """Return (I + P_G HA)(I + P_D HA)^d_steps, P the projection on a player: on bilinear games of determinant 1.
+    """Return (I + P_G HA)(I + P_D HA)^d_steps, with H of the rates and P the projection on a player.
 
-    Gidel et al. 2019 (arXiv 1807.04740) measure and prove that it neither converges nor diverges there.
+    On bilinear games it is of determinant 1: Gidel et al. 2019 (arXiv 1807.04740) measure and prove that it neither
+    converges nor diverges there.
     """
     generator, discriminator = _halves(known, rates)
     return generator @ np.linalg.matrix_power(discriminator, d_steps)
 
 
 def extragradient(known: Known, rates: Pair[float]) -> Matrix:
-    """Return I + HA(I + HA)."""
+    """Return I + HA(I + HA), with H of the rates."""
     flow = _moves(known, rates)
     return np.eye(len(flow)) + flow + flow @ flow
 
 
 def optimistic(known: Known, rates: Pair[float]) -> Float[np.ndarray, "2*d 2*d"]:
-    """Return the companion matrix of w⁺ = w + HA(2w − w⁻), in the coordinates (w, w⁻).
+    """Return the companion matrix of w⁺ = w + HA(2w − w⁻), with H of the rates, in the coordinates (w, w⁻).
 
     A rule that remembers a gradient instead of w⁻ has the same spectrum, up to zeros.
     """
@@ -173,19 +174,19 @@ def optimistic(known: Known, rates: Pair[float]) -> Float[np.ndarray, "2*d 2*d"]
 
 
 def consensus(known: Known, rates: Pair[float], *, weight: float = 1.0) -> Matrix:
-    """Return I + H(A − c·AᵀA) of weight c, as ½‖Aw‖² has the gradient AᵀAw."""
+    """Return I + H(A − c·AᵀA) of rates H and weight c, as ½‖Aw‖² has the gradient AᵀAw."""
     a = _flow(known)
     return np.eye(len(a)) + _rates(known, rates) @ (a - weight * a.T @ a)
 
 
 def symplectic(known: Known, rates: Pair[float], *, weight: float = 1.0) -> Matrix:
-    """Return I + H(I + (c/2)(A − Aᵀ))A of weight c, without alignment."""
+    """Return I + H(I + (c/2)(A − Aᵀ))A of rates H and weight c, without alignment."""
     a = _flow(known)
     return np.eye(len(a)) + _rates(known, rates) @ (a + weight / 2 * (a - a.T) @ a)
 
 
 def competitive(known: Known, rates: Pair[float]) -> Matrix:
-    """Return I + (I − HO)⁻¹HA, O the part of A off the players' blocks: each step answers the other's."""
+    """Return I + (I − HO)⁻¹HA of rates H, O the part of A off the players' blocks: each step answers the other's."""
     flow = _moves(known, rates)
     cut = known.sizes.generator
     across = flow.copy()
@@ -197,7 +198,8 @@ def competitive(known: Known, rates: Pair[float]) -> Matrix:
 def unrolled(known: Known, rates: Pair[float], *, unroll: int = 5) -> Matrix:
     """Return I + P_D HA − P_G H(Uᵏ)ᵀ∇²L_G Uᵏ, where U = I + P_D HA is a step ahead of the discriminator.
 
-    The generator descends its loss at Uᵏw, so this needs that loss's Hessian in the discriminator too.
+    H is of the rates, and k is `unroll`. The generator descends its loss at Uᵏw, so this needs that loss's Hessian in
+    the discriminator too.
     """
     _, discriminator = _halves(known, rates)
     cut = known.sizes.generator
@@ -210,7 +212,10 @@ def unrolled(known: Known, rates: Pair[float], *, unroll: int = 5) -> Matrix:
 def negative_momentum(
     known: Known, rates: Pair[float], *, momentum: float = -0.5, d_steps: int = 1
 ) -> Float[np.ndarray, "2*d 2*d"]:
-    """Return the product of both players' heavy-ball moves w⁺ = w + HAw + β(w − w⁻), in the coordinates (w, w⁻)."""
+    """Return the product of both players' heavy-ball moves w⁺ = w + HAw + β(w − w⁻), in the coordinates (w, w⁻).
+
+    H is of the rates, and β the momentum; the discriminator's move comes first, and `d_steps` times.
+    """
     flow = _moves(known, rates)
     one, moves = np.eye(len(flow)), []
     for mine in np.eye(2):
@@ -223,12 +228,15 @@ def negative_momentum(
 def lookahead_minmax(
     known: Known, rates: Pair[float], *, every: int = 5, weight: float = 0.5, d_steps: int = 1
 ) -> Matrix:
-    """Return `lookahead` of the alternating rule: the matrix of a round, hence of `every` steps."""
+    """Return `lookahead`, of this weight, of `alternating` at these rates and `d_steps`.
+
+    It is the matrix of a round, hence of `every` steps.
+    """
     return lookahead(alternating(known, rates, d_steps=d_steps), every=every, weight=weight)
 
 
 def lookahead(step: Matrix, *, every: int = 5, weight: float = 0.5) -> Matrix:
-    """Return (1 − a)I + aMᵏ, a round of k steps M of a rule without memory, of which the part a is kept."""
+    """Return (1 − a)I + aMᵏ, a round of k = `every` steps M of a rule without memory: the `weight` a is kept of it."""
     return (1 - weight) * np.eye(len(step)) + weight * np.linalg.matrix_power(step, every)
 
 

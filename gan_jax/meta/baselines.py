@@ -31,6 +31,7 @@ def joint(
         feed: what a step of fine-tuning is given of the support.
         pool: what a step of training is given of all examples of the tasks of an outer step, [T (K + Q), ...].
         finer: the learner that fine-tunes, where it has other rates than in training.
+        unroll: how many steps of fine-tuning the compiler sees at once, see `inner.loop`.
 
     `adapt` as for `maml`. Metrics: those of the learner's step.
     """

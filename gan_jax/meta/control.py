@@ -195,12 +195,18 @@ def anywhere(panel: Panel, key: Key) -> Float[Array, " heads"]:
 
 
 def difference(before: Array, after: Array, metrics: Metrics) -> Array:
-    """Reward what the score has fallen by: the rewards of an episode sum to its first score minus its last."""
+    """Reward what the score has fallen by, `before - after`.
+
+    The rewards of an episode sum to its first score minus its last.
+    """
     return before - after
 
 
 def log_ratio(before: Array, after: Array, metrics: Metrics) -> Array:
-    """Reward what the logarithm of the score has fallen by, so that halving it is worth the same at any level."""
+    """Reward what the logarithm of the score has fallen by, `log(before) - log(after)`.
+
+    So halving it is worth the same at any level.
+    """
     return jnp.log(before) - jnp.log(after)
 
 
@@ -222,6 +228,7 @@ def observation(
 ) -> Float[Array, " D"]:
     """Return what is observed, in the order of `observed`; zeros for the metrics where the progress is none.
 
+    watch: how each metric is shown, by its name: a function to [-1, 1].
     score: relative to the first one and on a logarithmic scale, so that it means the same whatever is scored, and how.
     """
     seen = [jnp.where(progress > 0, show(metrics[name]), 0.0) for name, show in watch.items()]

@@ -110,7 +110,8 @@ def bandits(arms: int) -> Environment:
 def mdps(states: int = 10, actions: int = 5, horizon: int = 10) -> Environment:
     """Return tabular MDPs with mean rewards N(1, 1), unit noise on each reward, and flat Dirichlet transitions.
 
-    An episode begins in state 0 and has `horizon` steps; the state is observed, one-hot. Parameters are an `MDP`.
+    Each has so many `states` and, in each of them, so many `actions`. An episode begins in state 0 and has `horizon`
+    steps; the state is observed, one-hot. Parameters are an `MDP`.
     Duan et al. 2016 (arXiv 1611.02779), as in Osband et al. 2013 (arXiv 1306.0940).
 
     Raises:

@@ -50,7 +50,7 @@ def outer(
         ValueError: if `at_once` is no whole number of at least 1.
 
     Metrics: those of the tasks, averaged, "meta/slope", the norm of the mean gradient, and "meta/diverged", the share
-    of the tasks that are in none of these means.
+        of the tasks that are in none of these means.
     """
     if at_once is not None:
         check(at_once=at_once)

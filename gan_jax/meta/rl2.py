@@ -110,8 +110,8 @@ def rl2(environment: Environment, optimiser: optax.GradientTransformation, confi
     A step plays `config.trials` whole trials in as many tasks, and makes `epochs * minibatches` updates.
 
     Metrics: "rl2/reward", the mean total reward of the trials; "rl2/policy", "rl2/value" and "rl2/entropy", the parts
-    of the loss, and "rl2/clipped", the share of ratios beyond the clip, averaged over the updates; "rl2/slope", the
-    norm of the gradient.
+        of the loss, and "rl2/clipped", the share of ratios beyond the clip, averaged over the updates; "rl2/slope", the
+        norm of the gradient.
 
     Raises:
         ValueError: a size that is none, a share or weight out of its range, trials that do not divide into the
@@ -170,7 +170,7 @@ def rl2(environment: Environment, optimiser: optax.GradientTransformation, confi
 
 
 def program(learner: RL2, *, steps: int, chunk: int = 1) -> Program:
-    """Return a learner as what the training loop runs; it is fed with nothing."""
+    """Return a learner as what the training loop runs, fed with nothing; `steps` and `chunk` are Program's fields."""
     return Program(learner.init, learner.step, NOTHING, lambda key, state: {}, steps=steps, chunk=chunk)
 
 
@@ -215,7 +215,8 @@ def loss(
 ) -> tuple[Array, Metrics]:
     """Return the mean loss over the steps of a batch of lessons [L, B], and its parts.
 
-    The weight of the entropy is an argument, as it may be another at each step.
+    Actions are of these `choices`, as the environment has them. `entropy_weight` is an argument beside `config`, as it
+    may be another at each step.
     """
     moments = lessons.moments
 
@@ -239,7 +240,10 @@ def standardised(advantage: Float[Array, "L B"], ongoing: Bool[Array, "L B"]) ->
 
 
 def weights(key: Key, environment: Environment, hidden: int) -> Weights:
-    """Draw a policy that is almost uniform: the recurrent maps are orthogonal, and the heads begin near zero."""
+    """Draw a policy that is almost uniform, with a memory of width `hidden`.
+
+    The recurrent maps are orthogonal, the policy's head begins near zero, and the value's at zero.
+    """
     inputs = environment.observation + sum(environment.choices) + 1
     outputs = sum(environment.choices)
     input_key, recurrent_key, policy_key = jax.random.split(key, 3)
@@ -256,7 +260,7 @@ def weights(key: Key, environment: Environment, hidden: int) -> Weights:
 
 
 def features(choices: tuple[int, ...], seen: Seen) -> Float[Array, " F"]:
-    """Return what the network reads: the observation, the last action one-hot by heads, the last reward."""
+    """Return what the network reads: the observation, the last action one-hot by its `choices`, the last reward."""
     return jnp.concatenate([seen.observation, *_one_hot(choices, seen.action), seen.reward[None]])
 
 
@@ -286,7 +290,10 @@ def heads(params: Weights, memory: Float[Array, " H"]) -> tuple[Float[Array, " C
 def replay(
     params: Weights, choices: tuple[int, ...], seen: Seen, truncation: int | None
 ) -> tuple[Float[Array, "L C"], Float[Array, " L"]]:
-    """Return logits and values along a trial [L] that was seen; gradients stop at each multiple of the truncation."""
+    """Return logits and values along a trial [L] that was seen, of actions of these `choices`.
+
+    Gradients stop at each multiple of the truncation, if there is one.
+    """
     length = len(seen.step)
     truncation = length if truncation is None else truncation
     inputs = jax.vmap(partial(features, choices))(seen)
@@ -304,19 +311,19 @@ def replay(
 
 
 def log_prob(choices: tuple[int, ...], logits: Float[Array, "L C"], action: Array) -> Float[Array, " L"]:
-    """Return the log-probabilities of actions [L, heads], whose heads are independent."""
+    """Return the log-probabilities of actions [L, heads], whose heads, each of so many `choices`, are independent."""
     chosen = jnp.concatenate(_one_hot(choices, action), axis=-1)
     return (chosen * _log_softmax(choices, logits)).sum(axis=-1)
 
 
 def entropy(choices: tuple[int, ...], logits: Float[Array, "L C"]) -> Float[Array, " L"]:
-    """Return the entropies of the policy, in nats, summed over the heads of an action."""
+    """Return the entropies of the policy, in nats, summed over the heads of an action, each of so many `choices`."""
     log = _log_softmax(choices, logits)
     return -(jnp.exp(log) * log).sum(axis=-1)
 
 
 def sample(key: Key, choices: tuple[int, ...], logits: Float[Array, " C"]) -> Array:
-    """Draw an action, int32 [heads]."""
+    """Draw an action, int32 [heads], each head of so many `choices`."""
     keys = jax.random.split(key, len(choices))
     drawn = map(jax.random.categorical, keys, _split(choices, logits))
     return jnp.stack(list(drawn)).astype(jnp.int32)

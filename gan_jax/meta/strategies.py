@@ -81,7 +81,7 @@ def epsilon_greedy(arms: int, epsilon: Scalar = 0.0) -> Agent:
 def thompson(arms: int, *, optimistic: bool = False) -> Agent:
     """Pull the arm whose mean is highest in a sample of the posterior.
 
-    Optimistic: a sample below the posterior's mean is replaced by the mean (May et al. 2012, JMLR 13).
+    Where it is `optimistic`, a sample below the posterior's mean is replaced by the mean (May et al. 2012, JMLR 13).
 
     Raises:
         ValueError: `arms` is less than 1.
@@ -168,7 +168,8 @@ def certainty_equivalent(
 ) -> Agent:
     """Plan each episode in the mean of the posterior, and with probability `epsilon` take any action.
 
-    The prior mean of the rewards is 1 where `mdps` are drawn; below, what is unknown is shunned.
+    There are so many `states` and `actions`, and an episode has `horizon` steps. The prior mean of the rewards is 1
+    where `mdps` are drawn; below, what is unknown is shunned.
 
     Raises:
         ValueError: a size is less than 1, or `epsilon` a Python number outside of [0, 1].
@@ -182,7 +183,7 @@ def certainty_equivalent(
 
 
 def psrl(states: int, actions: int, horizon: int, *, samples: int = 1, prior: Scalar = 1.0) -> Agent:
-    """Plan each episode in an MDP that is sampled from the posterior.
+    """Plan each episode, of `horizon` steps, in an MDP that is sampled from the posterior.
 
     With several samples it is optimistic: the value of a state and an action is the highest among the samples. The
     prior mean of the rewards is 1 where `mdps` are drawn. Osband et al. 2013 (arXiv 1306.0940).
@@ -202,7 +203,10 @@ def psrl(states: int, actions: int, horizon: int, *, samples: int = 1, prior: Sc
 
 
 def plan(mdp: MDP, horizon: int) -> Float[Array, "horizon S A"]:
-    """Return what is expected from each step of an episode on, by state and action, where all that follow are best."""
+    """Return what is expected from each of the `horizon` steps of an episode on, by state and action.
+
+    All actions that follow are the best.
+    """
 
     def back(value: Array, _: None) -> tuple[Array, Array]:
         values = mdp.rewards + mdp.transitions @ value

@@ -36,7 +36,7 @@ def supervised(
         optimiser: of the hyperparameters.
 
     Metrics: "loss". The learner's `loss` runs the network in train mode: a query is normalised by its own moments, as
-    in the transductive setting of Finn et al. 2017.
+        in the transductive setting of Finn et al. 2017.
     """
 
     def value(params: Params, stats: Stats, key: Key, batch: Batch) -> tuple[Array, Stats]:

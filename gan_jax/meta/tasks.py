@@ -85,8 +85,8 @@ def sinusoids(
 ) -> Tasks:
     """Regress y = A sin(x − φ) from a few points: batches {"x": [K, 1], "y": [K, 1]}.
 
-    A and φ are uniform over their ranges, and so is x for each point. Under the defaults, which are Finn et al.'s,
-    predicting 0 has a mean squared error of E[A²] / 2 = 4.2517.
+    A and φ are uniform over the ranges `amplitude` and `phase`, and so is x over `inputs` for each point. Under the
+    defaults, which are Finn et al.'s, predicting 0 has a mean squared error of E[A²] / 2 = 4.2517.
 
     Raises:
         ValueError: no shots or queries, or a range that is not finite or ends before it begins.
@@ -113,7 +113,7 @@ def scattered(
     std: Range = (0.1, 0.3),
     turns: float | Array = 0.0,
 ) -> Mixture:
-    """Return a mixture of random shape: centres uniform over the square ±reach, one deviation uniform over its range.
+    """Return a mixture of random shape: `modes` centres uniform over the square ±reach, one deviation over `std`.
 
     With `turns` the centres move at constant speeds, each coordinate of each at one of its own, and are thrown back
     by the square's sides: a path goes from one side to the other and back in one to two turns. At any one time
@@ -130,6 +130,8 @@ def scattered(
 
 def blobs(shots: int = 32, queries: int = 32, *, modes: int = 3, reach: float = 2.0, std: Range = (0.1, 0.3)) -> Tasks:
     """Learn a mixture of Gaussians in the plane, of random shape (`scattered`): batches {"x": [K, 2]}.
+
+    `modes`, `reach` and `std` are as `scattered` takes them.
 
     Raises:
         ValueError: no shots, queries or modes, a reach that is not positive and finite, or a range of deviations that
@@ -163,7 +165,8 @@ def classes(grouped: Grouped, shots: int, queries: int) -> Tasks:
 def of_class(arrays: Mapping[str, Array], key: Key, row: Int[Array, ""] | int, shots: int, queries: int) -> Task:
     """Return the task of a given class, by its row in the table: what `classes` draws one of.
 
-    `arrays` are those of `episodes.on_device`; that the class has enough images is for the caller to `require`.
+    `arrays` are those of `episodes.on_device`; that the class has enough images, `shots` and `queries` together, is for
+    the caller to `require`.
     """
     return _parted({"image": examples(arrays, key, row, shots + queries)}, shots)
 

@@ -62,7 +62,7 @@ class Generations(NamedTuple):
     """A population's training.
 
     numbers: at which each member was trained, [L, size, heads]. score: before the first step and after each,
-    [L+1, size]. donor: whose state each member went on with after a step, [L, size].
+        [L+1, size]. donor: whose state each member went on with after a step, [L, size].
     final: where the members stand at the end, stacked.
     """
 
@@ -132,7 +132,7 @@ def of_agent(agent: Agent, *, trial: bool = False) -> Tuner:
 
 
 def setting(change: Callable[[Array, Episode], Array]) -> Tuner:
-    """Return the tuner that sets the numbers `(those of the start, episode) -> numbers` at each step."""
+    """Return the tuner that sets the numbers at each step by `change`, `(those of the start, episode) -> numbers`."""
 
     def act(key: Key, first: Array, seen: Seen, episode: Episode) -> tuple[Array, Array, Array]:
         numbers = change(first, episode)
@@ -207,7 +207,7 @@ def grid(panel: Panel, points: Mapping[str, int]) -> Float[Array, "n heads"]:
 
 
 def random(panel: Panel, key: Key, count: int) -> Float[Array, "n heads"]:
-    """Draw candidates between the dials' bounds, independently."""
+    """Draw `count` candidates between the dials' bounds, independently."""
     return jax.vmap(partial(anywhere, panel))(jax.random.split(key, count))
 
 
@@ -311,6 +311,9 @@ def schedule(
     whole trainings (Xu et al. 2019, arXiv 1810.02442); unlike there, it turns all dials instead of choosing which loss
     is minimised next, sees what all controllers here see, and is learned by evolution strategies. A step costs
     2 · pairs episodes.
+
+    `sigma`, the deviation of the weights' perturbations, is that of `evolution.es`; `steps` and `chunk` are Program's
+    fields.
 
     Raises:
         ValueError: as `evolution.es` does.

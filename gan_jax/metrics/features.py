@@ -153,7 +153,10 @@ def write(path: Path, weights: tuple[Params, Stats], record: Mapping[str, Any]) 
 
 
 def digest(leaves: Mapping[str, np.ndarray]) -> str:
-    """Return the SHA-256 of arrays, of their names, shapes, types and bytes: what identifies weights in any file."""
+    """Return the SHA-256 of arrays, the leaves by name: of names, shapes, types and bytes.
+
+    It is what identifies weights in any file.
+    """
     sha = hashlib.sha256()
     for name in sorted(leaves):
         sha.update(f"{name} {leaves[name].shape} {leaves[name].dtype.str}\n".encode())

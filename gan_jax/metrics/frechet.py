@@ -133,7 +133,7 @@ def merge(first: Accumulator, second: Accumulator) -> Accumulator:
 
 
 def over(accumulator: Accumulator, axis_name: str) -> Accumulator:
-    """Return the accumulator of the vectors of all devices of a named axis: the same on each, to the bit.
+    """Return the accumulator of the vectors of all devices of the axis `axis_name`: the same on each, to the bit.
 
     One after the other is sent to all, so that no device holds more than two.
     """

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from jax import Array
 from jaxtyping import Float, Int
 
 from gan_jax.metrics._samples import require_samples
@@ -35,11 +36,11 @@ class Categories(NamedTuple):
     reverse_kl: float
 
 
-def modes(samples: Float[np.ndarray, "N D"], centres: Float[np.ndarray, "K _D"], std: float) -> Modes:
+def modes(samples: Float[np.ndarray, "N D"], centres: Float[Array | np.ndarray, "K _D"], std: float) -> Modes:
     """Count the modes of an isotropic, equal mixture that samples cover.
 
     PacGAN's protocol (Lin et al. 2018, arXiv 1712.04086, section 4.1): a sample belongs to its nearest centre, and
-    is of high quality within three standard deviations of it.
+    is of high quality within three standard deviations (`std`) of it.
 
     Raises:
         ValueError: no samples, samples of another dimension than the centres, or values that are not finite.

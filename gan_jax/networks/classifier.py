@@ -24,7 +24,8 @@ def classifier(
 ) -> Network:
     """Return a map of images [B, size, size, channels] to (features [B, F], logits [B, classes]).
 
-    Two strided convolutions with batch normalisation, a hidden layer, dropout in train mode, and the logits.
+    Two strided convolutions of `width` and twice as many channels with batch normalisation, a hidden layer of F units
+    (`features`), in train mode a `dropout` of that share of them, and the logits.
     `normalise` gives the hidden layer batch normalisation too, without which many classes turn its units off for good.
 
     Raises:

@@ -73,12 +73,12 @@ def _spread(kernel: Array) -> Array:
 
 
 def doubled(x: Array) -> Array:
-    """Return images [B, H, W, C] as [B, 2H, 2W, C]: each pixel stands in a block of 2x2."""
+    """Return images x [B, H, W, C] as [B, 2H, 2W, C]: each pixel stands in a block of 2x2."""
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
 def halved(x: Array) -> Array:
-    """Return images [B, 2H, 2W, C] as [B, H, W, C]: the means of blocks of 2x2."""
+    """Return images x [B, 2H, 2W, C] as [B, H, W, C]: the means of blocks of 2x2."""
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
@@ -106,10 +106,10 @@ def check_widths(widths: Sequence[int]) -> None:
 
 
 def required(name: str, value: Array | None) -> Array:
-    """Return a label or a key that a layer cannot do without.
+    """Return a `value`, a label or a key, that a layer cannot do without.
 
     Raises:
-        ValueError: if it is None.
+        ValueError: if it is None; `name` says there what it should be.
     """
     if value is None:
         raise ValueError(f"this network needs a {name} and was called without one")

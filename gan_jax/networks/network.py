@@ -16,16 +16,15 @@ from gan_jax.base import Array, Key, Network, Params, Stats
 def network(build: Callable[[nnx.Rngs], Callable[..., Any]]) -> Network:
     """Return a Flax NNX module as a `Network` of `(init, apply)` over plain pytrees.
 
+    init: `key -> (params, stats)`.
+    apply: `(params, stats, *inputs, label=None, train, key=None) -> (outputs, stats)`. Parameters are never read back
+        from the module, so that a layer that overwrites its weights is harmless.
+
     Args:
         build: makes the module from `nnx.Rngs`, which it uses for initial values alone. The
             module's call is `(*inputs, label, train, key)`: randomness comes with the key,
             and the mode with the flag, so that a module holds no other state than parameters
             (`nnx.Param`) and statistics (every other variable).
-
-    Returns:
-        init: `key -> (params, stats)`.
-        apply: `(params, stats, *inputs, label=None, train, key=None) -> (outputs, stats)`. Parameters are
-            never read back from the module, so that a layer that overwrites its weights is harmless.
     """
     graph, *_ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param, ...)
 

@@ -26,7 +26,7 @@ class Spectral(NamedTuple):
 
 
 def kernels(path: str, leaf: Array) -> bool:
-    """Say whether a parameter is one that `spectral` normalises: two axes or more, and not a normalisation's own.
+    """Say whether a `leaf` of the parameters is normalised by `spectral`: two axes or more, no normalisation's own.
 
     Those are named `bias`, `scale` or `shift`, whatever their shape: a conditional batch normalisation has a row of
     each for every class. Linear maps, convolutions and embeddings remain.

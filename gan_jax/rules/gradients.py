@@ -59,7 +59,7 @@ def gradient(
 
 
 def mean_over(axis_name: str | None, tree: Any) -> Any:
-    """Return the mean of a tree's floats over the devices of a mapped axis; the tree itself where there is none.
+    """Return the mean of a tree's floats over the devices of the axis `axis_name`; the tree itself if that is None.
 
     What is no float, a counter, is the same on all of them and stays as it is.
     """
@@ -140,7 +140,7 @@ def field(
     """Return both players' gradients at one point, each player's own new stats, and the metrics of both.
 
     Each player has a key of its own, so that the generator does not answer to the very fakes that the discriminator
-    saw; with `reuse` both have the discriminator's, and one forward pass serves both.
+    saw; with `reuse` both have the discriminator's, and one forward pass serves both. `lazy` is that of `gradient`.
     """
     slopes, stats, merged = [], [], {}
     for index, player in enumerate(Pair._fields):

@@ -76,7 +76,7 @@ def _words(leaf: Array) -> Array:
 
 
 def checksum(leaf: Array) -> Array:
-    """A uint32 of the bits and their places: a change within one word always shows, others but for one in 2^32.
+    """Return a uint32 of a leaf's bits and places: a change within one word always shows, others but for one in 2^32.
 
     A sum of integers modulo 2^32, hence the same whatever the sharding and the device.
     """
@@ -215,6 +215,8 @@ class Checkpoints:
         The state may be donated as soon as this returns. A step that is there already is left as
         it is, but what is newer than the checkpoint last restored is replaced: it was damaged, or
         training went back behind it.
+        ValueError: the directory was opened read-only.
+        OSError: this checkpoint, or the last one, could not be written.
         """
         if self._read_only:
             raise ValueError(f"{self._directory} was opened read-only: open it without read_only to save")
@@ -278,8 +280,8 @@ class Checkpoints:
         like: the state's shapes and types (`loop.abstract`), with shardings where there are several devices.
 
         Nothing is deleted here; a later `save` replaces what is newer than the checkpoint restored.
-        ValueError: every candidate is damaged, `step` has no checkpoint, or the state that the
-        checkpoint holds is not of the names, shapes and types of `like`.
+        ValueError: every candidate is damaged, `step` has no checkpoint, or the state that the checkpoint holds is not
+            of the names, shapes and types of `like`.
         """
         self.wait()
         if step is not None and step not in self.steps:

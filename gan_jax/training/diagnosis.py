@@ -70,9 +70,10 @@ def prober(program: Program, *, products: int) -> Callable[[Key, State], Probed]
 
 
 def probes(directory: Path, program: Program, key: Key, every: int, *, start: int = 0, products: int = 10) -> Hook:
-    """A hook that probes every so many steps and keeps what it finds in probes.jsonl, with the seconds that it took.
+    """Return a hook that probes every so many steps and keeps what it finds, and its seconds, in probes.jsonl.
 
     start: where the run begins; rows of later steps, left by a run that was killed, are dropped first.
+    products: those of `prober`.
     """
     path, examine = directory / PROBES, prober(program, products=products)
     records.cut(path, start)

@@ -99,7 +99,7 @@ def first() -> bool:
 
 
 def barrier(name: str) -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has come here, each with the same name."""
     if several():
         from jax.experimental import multihost_utils
 

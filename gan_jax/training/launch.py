@@ -118,8 +118,8 @@ class Job:
     """What runs on the slice. ValueError for words that no command line carries unharmed.
 
     experiment: the name of a shipped one, or the path of a file. words: what `gan-jax train` is given after it.
-    run: the run's directory, in the bucket. wheel: of this library. requirements: a lock with hashes, of what the
-    wheel needs on a TPU; None to let the installer resolve it.
+    run: the run's directory, in the bucket. wheel: of this library. requirements: a lock with hashes, of what the wheel
+        needs on a TPU; None to let the installer resolve it.
     """
 
     experiment: str | Path
@@ -191,7 +191,12 @@ _LOG = f"{_HOME}/log"
 def train(
     program: Argv, experiment: str, words: Sequence[str], *, run: str | None = None, resume: bool = False
 ) -> Argv:
-    """The command that each process runs; without `run`, its directory is the command's own choice."""
+    """Return the command that each process runs: a program, and what it is to train, as the command line has it.
+
+    program: what comes before "train". experiment: the name of one, or the path of a file.
+    words: what `gan-jax train` is given after it.
+    run: the run's directory; if None it is the command's own choice. resume: whether to continue what is there.
+    """
     options = (*(("--run", run) if run else ()), *(("--resume",) if resume else ()))
     return (*program, "train", experiment, *options, *words)
 
@@ -379,9 +384,10 @@ HERE: Argv = (sys.executable, "-c", "from gan_jax.cli import main; raise SystemE
 def local(
     experiment: str, words: Sequence[str], *, processes: int, port: int, run: str | None = None, resume: bool = False
 ) -> tuple[Argv, ...]:
-    """The same command as processes of this machine, which find each other at a port of it.
+    """Return the same command for processes of this machine, which find each other at a port of it.
 
-    ValueError for less than one process.
+    experiment, words, run, resume: those of `train`. processes: how many.
+    ValueError for less than one process, or words that `check_words` refuses.
     """
     if processes < 1:
         raise ValueError(f"--backend local:{processes}: give 1 process or more")

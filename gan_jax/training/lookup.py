@@ -38,7 +38,7 @@ class Summary(NamedTuple):
 
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> ValueError:
-    """The error for a name that is not among `names`: the near ones, or else all."""
+    """Return the ValueError for a name of a kind, such as "field", that is not among `names`: the near ones, or all."""
     names = sorted(names)
     near = difflib.get_close_matches(name, names)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(names) or 'none'}"
@@ -88,8 +88,7 @@ def summary(experiment: Experiment) -> Summary:
 def load(experiment: Experiment) -> ModuleType:
     """Run an experiment's file as a module that has a `Config` and a `build`.
 
-    ValueError: it does not parse; `build` is missing; `Config` is no dataclass whose fields all have
-    defaults.
+    ValueError: it does not parse; `build` is missing; `Config` is no dataclass whose fields all have defaults.
     """
     path = experiment.path
     module = ModuleType(str(path.absolute()))  # unique, where two files may share a stem

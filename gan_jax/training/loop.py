@@ -160,6 +160,7 @@ def train(
       what it keeps. Nothing waits for the device unless a hook fetches.
 
     Saving the last state is the caller's: it is in the Result, also after a Stop.
+    ValueError: a chunk or a hook's `every` is less than 1, or `steps` less than 0.
     """
     chunk = program.chunk if chunk is None else chunk
     if chunk < 1:
@@ -211,7 +212,10 @@ def interruption() -> Generator[Hook]:
 
 
 def finite(every: int = 100) -> Hook:
-    """A hook that stops training with code 3 when a metric is not finite. It waits for the device."""
+    """Return a hook that looks every so many steps, and stops training with code 3 when a metric is not finite.
+
+    It waits for the device.
+    """
 
     def run(step: int, state: State, metrics: Metrics) -> Continue | Stop:
         for name, value in jax.device_get(dict(metrics)).items():

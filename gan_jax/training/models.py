@@ -35,7 +35,8 @@ class Trained(NamedTuple):
 
         label: the class of all of them, for a conditional model.
         frames: each so many samples go from one latent to another, if they are more than one.
-        ValueError: the program has nothing to sample, no such label, or n is no multiple of the frames.
+        ValueError: the program has nothing to sample, n or the frames are less than 1, no such label, or n is no
+            multiple of the frames.
         """
         sample = self.program.sample
         if sample is None:
@@ -50,7 +51,11 @@ class Trained(NamedTuple):
 
 
 def rebuild(record: Record | StudyRecord, data_dir: str | None = None) -> tuple[Any, Experiment]:
-    """The program of a run's record, or the study of a study's, from its experiment's file as it is now."""
+    """Return the program of a run's record, or the study of a study's, and its experiment, from the file as it is now.
+
+    data_dir: where its data lies now, if it has moved.
+    ValueError: there is no such experiment any more, or its file no longer fits.
+    """
     experiment = lookup.find(record.path or record.experiment)
     module = lookup.load(experiment)
     config = from_json(module.Config, record.config)
@@ -61,8 +66,7 @@ def load(directory: str | Path, *, data_dir: str | None = None) -> Trained:
     """The trained model of a run directory, which is only read.
 
     data_dir: where its data lies now, if it has moved.
-    ValueError: not a run, a run without a checkpoint yet, or one that its experiment's file no
-    longer fits.
+    ValueError: not a run, a run without a checkpoint yet, or one that its experiment's file no longer fits.
     """
     trained = newest(directory, data_dir=data_dir)
     if trained is None:
@@ -85,7 +89,7 @@ def model_record(directory: Path) -> Record:
 
 
 def newest(directory: str | Path, *, data_dir: str | None = None) -> Trained | None:
-    """What `load` gives, or None while there is no checkpoint."""
+    """Return what `load` gives, or None while there is no checkpoint; arguments and errors are those of `load`."""
     directory = one_run(Path(directory))
     record = model_record(directory)
     program, experiment = rebuild(record, data_dir)
@@ -139,9 +143,10 @@ def read_controller(directory: Path) -> Mapping[str, Any]:
 
 
 def steered(program: Program, kept: Mapping[str, Any]) -> tuple[Program, tuple[str, ...], tuple[str, ...]]:
-    """The program with a controller at its hyperparameters, and two sorts of notes.
+    """Return the program with a controller at its hyperparameters, and two sorts of notes.
 
     A line for each dial that it cannot turn, and one if the file that it comes from has changed.
+    kept: what `controller` gives, or `read_controller`.
     """
     learned, experiment = _learned(kept)
     made = steering.steered(program, learned, every=kept["every"])

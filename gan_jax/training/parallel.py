@@ -50,7 +50,10 @@ def layout(state: State, mesh: Mesh, *, fully_sharded: bool = False) -> Any:
 
 
 def placed(like: State, mesh: Mesh, *, fully_sharded: bool = False) -> State:
-    """Return shapes and types with the places that `layout` gives: what a checkpoint is restored against."""
+    """Return shapes and types with the places that `layout` gives: what a checkpoint is restored against.
+
+    like: the state's shapes and types. mesh, fully_sharded: those of `layout`.
+    """
     places = layout(like, mesh, fully_sharded=fully_sharded)
     return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like, places)
 

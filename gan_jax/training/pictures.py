@@ -62,7 +62,10 @@ def save(batch: Batch, path: Path, *, columns: int | None = None) -> Path | None
 
 
 def animate(paths: Sequence[Path], path: Path, *, seconds: float = 6.0) -> None:
-    """Show pictures of one size one after another, for so many seconds in all and ever again, in a GIF file."""
+    """Show the pictures at `paths`, of one size, one after another and ever again, in a GIF file.
+
+    seconds: for all of them, each an equal share of at least 0.02; but the last stays for 1.5.
+    """
     from PIL import Image
 
     frames = [Image.open(each).convert("P", palette=Image.Palette.ADAPTIVE) for each in paths]

@@ -32,7 +32,7 @@ class Chip(NamedTuple):
 
     flops: peak a second, of bfloat16, in which a TPU multiplies float32 too unless told otherwise. hbm: bytes.
     hbm_bandwidth: bytes a second. ici_bandwidth: bytes a second that it sends over all its links to other chips, which
-    is half of what is published where both directions are counted.
+        is half of what is published where both directions are counted.
     """
 
     flops: float
@@ -146,7 +146,10 @@ def compile_step(program: Program, mesh: Mesh, *, fully_sharded: bool = False) -
 
 
 def plan(program: Program, mesh: Mesh, chip: Chip | None = None, *, fully_sharded: bool = False) -> Plan:
-    """Read what a step costs from the program that `compile_step` makes, which see; `chip` is what the devices are."""
+    """Read what a step costs from the program that `compile_step` makes.
+
+    Arguments and errors are those of `compile_step`; `chip` is what each device is, None if nothing is known of it.
+    """
     begun = time.monotonic()
     compiled = compile_step(program, mesh, fully_sharded=fully_sharded)
     seconds = time.monotonic() - begun
@@ -240,6 +243,8 @@ def largest(needs: Callable[[int], float], room: float, start: int = 1, top: int
 
     Each look is a compilation, so a bisection looks where a straight line through its last two answers meets `room`,
     and in the middle where that is known not to fit. `needs` must grow; infinity says that it cannot be.
+
+    start: where it looks first. top: what the result is at most.
     """
     low, high = -1, top.bit_length()  # exponents: what is known to fit, what is known not to
     known = [(0, 0.0)]
@@ -287,7 +292,7 @@ def instructions(lines: Sequence[str]) -> Iterator[Instruction]:
 
 
 def computations(hlo: str) -> dict[str, list[str]]:
-    """The lines of each computation of a compiled program's text."""
+    """Return the lines of each computation of a compiled program's text `hlo`, by its name."""
     found: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in hlo.splitlines():
@@ -307,7 +312,7 @@ def _array_bytes(shape: str) -> int:
 
 
 def collectives(hlo: str) -> tuple[Collective, ...]:
-    """Read the collectives of a compiled program: those of each kind, in the order of their names.
+    """Read the collectives of a compiled program's text `hlo`: those of each kind, in the order of their names.
 
     What is begun and ended by two instructions counts once, by its operands, and so does a collective in a loop.
     """
@@ -327,7 +332,7 @@ def collectives(hlo: str) -> tuple[Collective, ...]:
 
 
 def loops(hlo: str) -> int:
-    """How many loops of a compiled program have matrix products or convolutions in them."""
+    """Return how many loops of a compiled program's text `hlo` have matrix products or convolutions in them."""
     parts = computations(hlo)
     bodies = re.findall(r"body=%([\w.-]+)", hlo)
 
@@ -462,9 +467,10 @@ def text(plan: Plan) -> str:
 
 
 def table(plans: Mapping[str, Plan]) -> str:
-    """Plans for slices of different sizes as a table in Markdown, with the efficiency of each against the first.
+    """Return plans for slices of different sizes, by name, as a table in Markdown; each has its `chip`.
 
-    That is images a second and chip: by the roofline alone, and with the latency of collectives added to it.
+    The efficiency of each is against the first, in images a second and chip: by the roofline alone, and with the
+    latency of collectives added to it.
     """
     rows, first = [], None
     for name, plan in plans.items():

@@ -146,6 +146,7 @@ def profile(tracer: Tracer, program: Program, key: Key, state: State, chunk: int
     """Read what a tracer has traced, beside the program that ran.
 
     state: one of the run, for its shapes and where it lies.
+    chunk: how many steps one call of it was.
     The tracer has traced something, and so `steps`.
     """
     advance: Any = loop.compile_chunk(program, chunk)
@@ -187,7 +188,10 @@ def durations(data: Any, module: str) -> Counter[str]:
 
 
 def operations(text: str, nanoseconds: Mapping[str, float], steps: int) -> tuple[Operation, ...]:
-    """Return the operations of a compiled program's text that were traced, those that take longest first."""
+    """Return the operations of a compiled program's text that were traced, those that take longest first.
+
+    nanoseconds: that each took, by its name, in all of the steps that were traced, as `durations` gives them.
+    """
     found, parts = [], computations(text)
     for lines in parts.values():
         for name, _, kind, rest in instructions(lines):

@@ -32,7 +32,7 @@ def headline(metrics: Mapping[str, float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for a person: 12s, 3m05s, 2h07m."""
+    """Return seconds as a person reads them: 12s, 3m05s, 2h07m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -114,6 +114,7 @@ class Records:
         """A row every so many steps, and at the end; progress then and every few seconds; of members, their mean.
 
         It is called at every boundary, to see when the first chunk is over, but fetches only when it has to.
+        ValueError: `every` is less than 1.
         """
         if every < 1:
             raise ValueError(f"a row every {every} steps: use 1 or more")
@@ -232,7 +233,10 @@ def _bar(stream: TextIO, steps: int, images_per_step: int) -> Generator[Show]:
 
 
 def pictures(directory: Path, observe: Callable[[Key, State], Batch], key: Key, every: int) -> Hook:
-    """Draw what a person would look at to `samples/<step>.png`, always from the same key: pictures compare."""
+    """Return a hook that every so many steps draws what a person would look at to `samples/<step>.png`.
+
+    observe: `(key, state) -> batch`, what is drawn; always from the same key, so that pictures compare.
+    """
     look = jax.jit(observe)
 
     def run(step: int, state: State, metrics: Metrics) -> Continue:

@@ -91,7 +91,7 @@ class StudyRecord:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping under dotted names, as the command line spells them."""
+    """Return the leaves of a tree of mappings under dotted names, as the command line spells them, after a prefix."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
         leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
@@ -114,11 +114,12 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def from_json(kind: Any, values: Any, name: str = "") -> Any:
-    """The value of a type from the JSON that `to_json` made of it.
+    """Return the value of a type, the kind, from the JSON that `to_json` made of it.
 
     Frozen dataclasses, tuples, literals, unions, bool, int, float, str and None. A field that is
-    not recorded takes its default. ValueError: one that is recorded but does not exist, or that
-    holds a value of another type.
+    not recorded takes its default.
+    name: of the field that the value is of, dotted, for an error.
+    ValueError: one that is recorded but does not exist, or that holds a value of another type.
     """
     if dataclasses.is_dataclass(kind) and isinstance(values, dict):
         hints = get_type_hints(kind)
@@ -170,7 +171,10 @@ def check_vacant(directory: Path) -> None:
 
 
 def create(directory: Path, record: Record | StudyRecord, controller: Mapping[str, Any] | None = None) -> None:
-    """Begin a run, perhaps a controlled one, in a directory that is new or empty. ValueError if it is neither."""
+    """Begin a run in a directory that is new or empty. ValueError if it is neither.
+
+    controller: of a run that is controlled, what `models.controller` gives.
+    """
     check_vacant(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if controller is not None:
@@ -184,7 +188,10 @@ def write(directory: Path, record: Record | StudyRecord) -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any], *, indent: int | None = 2) -> None:
-    """Write a JSON file, for people unless it has no indent, whole or not at all."""
+    """Write values to a JSON file, for people unless it has no indent, whole or not at all.
+
+    ValueError: a number among them is not finite.
+    """
     temporary = path.with_name(_TEMPORARY)
     temporary.write_text(json.dumps(values, indent=indent, allow_nan=False) + "\n")
     os.replace(temporary, path)

@@ -45,13 +45,16 @@ def finished(study: Study, directory: Path) -> dict[str, Any]:
 
 
 def stale(study: Study, directory: Path, sha256: str) -> tuple[str, ...]:
-    """The names of the finished cells that another version of the experiment's file has computed."""
+    """Return the names of the finished cells that another version of the experiment's file has computed.
+
+    sha256: of the file as it is now.
+    """
     there = (name for name in study.cells if _file(directory, name).is_file())
     return tuple(name for name in there if _recorded(directory, name)["sha256"] != sha256)
 
 
 def compute(study: Study, directory: Path, name: str, sha256: str) -> float:
-    """Compute a cell, keep its result, and return the seconds it took this time.
+    """Compute the cell of this name, keep its result, and return the seconds it took this time.
 
     sha256: of the experiment's file.
     """
@@ -81,6 +84,7 @@ def train(
     Progress and metrics.jsonl as a run has them; a checkpoint each `every` steps. KeyboardInterrupt after a signal,
     at the next chunk boundary and with a checkpoint. A state that is not finite ends it early, with the Result's stop.
     Members are divided over devices as their keys are. What `begin` gives is the first state, the program's if None.
+    At a boundary `hooks` are called after the row is written, and before the checkpoint is.
     """
     with Checkpoints(directory / "checkpoints", keep=1) as checkpoints, loop.interruption() as interruption:
         restored = checkpoints.restore(loop.abstract(program, key))
@@ -120,6 +124,7 @@ def run(
     """Compute those of the named cells that are not finished, in order; `done(name, seconds)` is called after each.
 
     The report is brought up to date after each cell, under a title.
+    sha256: of the experiment's file.
     """
     for name in names:
         if not _file(directory, name).is_file():

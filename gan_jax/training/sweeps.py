@@ -49,8 +49,8 @@ class Held(NamedTuple):
     """Where a member stands.
 
     hyper: its own, or () where those of the program hold for all. trained: the program's state, the last one that was
-    finite. steps: done until then, int32. alive: whether it still is; one that is not stays as it was, and the others
-    go on.
+        finite. steps: done until then, int32. alive: whether it still is; one that is not stays as it was, and the
+        others go on.
     """
 
     hyper: Hyper
@@ -60,7 +60,7 @@ class Held(NamedTuple):
 
 
 def seeds(text: str) -> tuple[int, ...]:
-    """The seeds that are typed as A..B, both included. ValueError: it is no such range."""
+    """Return the seeds of a text A..B, as it is typed, both included. ValueError: it is no such range."""
     found = re.fullmatch(r"(\d+)\.\.(\d+)", text)
     if not found or not (first := int(found[1])) <= (last := int(found[2])) < 2**32:
         raise ValueError(f"--seeds {text}: give A..B, A at most B, such as 0..7")
@@ -85,7 +85,7 @@ def grid(words: Sequence[str]) -> tuple[Mapping[str, str], ...]:
 
 
 def name(setting: Mapping[str, str], seed: int) -> str:
-    """The name of a member: its seed, after what its fields are set to. ValueError: it cannot name a directory."""
+    """Return the name of a member: its seed, after its fields' setting. ValueError: it cannot name a directory."""
     made = ",".join([*(f"{field}={value}" for field, value in setting.items()), str(seed)])
     if not re.fullmatch(r"[\w.,=+-]+", made):
         raise ValueError(f"--grid: {made!r} cannot name a directory, use letters, digits and _.+-")
@@ -93,9 +93,9 @@ def name(setting: Mapping[str, str], seed: int) -> str:
 
 
 def fitting(program: Program, chunk: int, count: int) -> int:
-    """How many members of `count` train at once: as many as the memory of the devices holds, at least one on each.
+    """Return how many members of `count` train at once: as many as the devices' memory holds, at least one on each.
 
-    Read from the programs that are compiled for one and for two members.
+    Read from the programs that are compiled for one and for two members, `chunk` steps of them.
     """
     devices = jax.device_count()
     one, two = (_bytes(program, chunk, members) for members in (1, 2))
@@ -153,6 +153,7 @@ def held(program: Program, *, turned: bool = False) -> Program:
     """Return the program of a member, whose state is `Held`: `turned` says whether it has hyperparameters of its own.
 
     A member that is no longer finite stays what it was before, for good.
+    ValueError: `turned`, of a program that has no hyperparameters.
     """
     tunable = program.tunable
     if turned and tunable is None:

@@ -64,6 +64,7 @@ def compiled(program: Program, chunk: int | None = None) -> Runner:
 def interpreter(peers: tuple[str, ...]) -> str | None:
     """Return the Python of `$GAN_JAX_PEERS`; None if nobody is compared with.
 
+    peers: the names of the libraries that it should have.
     ValueError: it is not set, or there is no such file.
     """
     if not peers:
@@ -80,7 +81,9 @@ def interpreter(peers: tuple[str, ...]) -> str | None:
 def peer(python: str, script: Path, *words: str) -> Iterator[Runner]:
     """Run a script of another Python beside this one.
 
-    It prints "ready" when it is; then, for each line on its standard input, a number of steps, the seconds they took.
+    python: its executable. words: the script's arguments.
+    The script prints "ready" when it is; then, for each line on its standard input, a number of steps, the seconds that
+    they took.
 
     ValueError: it ends or says anything else, with the last line of what it wrote to its standard error.
     """
@@ -120,7 +123,7 @@ def peer(python: str, script: Path, *words: str) -> Iterator[Runner]:
 
 
 def rates(runners: Mapping[str, Runner], *, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Return steps a second of each in each round; in a round all take their turn, of about so many seconds."""
+    """Return steps a second of each of the runners in each round, in which all take a turn of about so many seconds."""
     steps = {who: _lasting(runner, seconds) for who, runner in runners.items()}
     found: dict[str, list[float]] = {who: [] for who in runners}
     for _ in range(rounds):
@@ -138,7 +141,7 @@ def _lasting(runner: Runner, seconds: float) -> int:
 
 
 def ratio(mine: list[float], theirs: list[float]) -> Ratio:
-    """Compare the rates of two that took turns."""
+    """Compare the rates of two that took turns: `mine` over `theirs`, in steps a second, one a turn."""
     turns = np.divide(mine, theirs)
     return Ratio(float(np.median(mine) / np.median(theirs)), *map(float, np.quantile(turns, (0.25, 0.75))))
 

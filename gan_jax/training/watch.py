@@ -35,7 +35,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def series(recorded: Sequence[Mapping[str, Any]]) -> list[Score]:
-    """The rows of scores.jsonl as what a verdict is made of."""
+    """Return the recorded rows of scores.jsonl as what a verdict is made of; what is null or not there is NaN."""
 
     def number(value: float | None) -> float:
         return np.nan if value is None else value
@@ -79,7 +79,10 @@ class Watch:
         return self._seconds
 
     def hook(self, every: int) -> Hook:
-        """Score every so many steps; keep the best checkpoint; stop with code 0 at an end, with 3 at an alarm."""
+        """Score every so many steps; keep the best checkpoint; stop with code 0 at an end, with 3 at an alarm.
+
+        ValueError: the program has no score.
+        """
         if self._program.score is None:
             raise ValueError("the program has no score: watch one that has")
         score: Callable[[Key, State], Mapping[str, float]] = self._program.score
@@ -110,6 +113,7 @@ class Watch:
     def roll_back(self, step: int, reason: str) -> int | None:
         """Return to the best checkpoint, or to the last finite one if none was scored, and write the alarm down.
 
+        step: at which the run was ended. reason: why, as the hook's Stop has it.
         Returns the step of that checkpoint, which is the newest from now on; None if nothing was saved.
         """
         good, best = self._checkpoints.good, self.verdict.best
