@@ -97,6 +97,8 @@ class Config:
     """Of rewards within a trial, for each step."""
     trace: float = 0.95
     """The lambda of generalised advantages."""
+    value_weight: float = 0.5
+    """Weight of the value's error, which is in units of a trial's worth, and so the smaller the longer a trial is."""
     entropy: float = 0.05
     """Weight of the policy's entropy, which falls linearly to zero."""
     tested: int = 4000
@@ -137,6 +139,7 @@ def learner(config: Any, environment: Environment) -> rl2.RL2:
         minibatches=config.minibatches,
         discount=config.discount,
         trace=config.trace,
+        value_weight=config.value_weight,
         entropy_weight=optax.linear_schedule(config.entropy, 0.0, steps),
     )
     return rl2.rl2(environment, optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate)), options)

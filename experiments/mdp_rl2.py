@@ -54,22 +54,24 @@ class Config:
 
     episodes: tuple[int, ...] = (10, 25)
     """Episodes in a trial."""
-    budget: int = 40_000_000
+    budget: int = 60_000_000
     """Steps that the policy learns from in each setting."""
     hidden: int = 64
     """Width of the memory; the paper has 256."""
-    trials: int = 512
+    trials: int = 128
     """Trials played in a step."""
     epochs: int = 3
     """Times that a step's trials are learned from."""
     minibatches: int = 8
     """Parts of the trials that make an update each."""
-    rate: float = 5e-3
+    rate: float = 3e-3
     """Adam's rate, which falls linearly to zero."""
     discount: float = 0.99
     """Of rewards within a trial, for each step."""
-    trace: float = 0.95
+    trace: float = 0.3
     """The lambda of generalised advantages."""
+    value_weight: float = 50.0
+    """Weight of the value's error, which is in units of a trial's worth, and so the smaller the longer a trial is."""
     entropy: float = 0.02
     """Weight of the policy's entropy, which falls linearly to zero."""
     tested: int = 1000

@@ -658,7 +658,7 @@ WRONG = [
     ("sample {trained} --n 0", ["0 samples"]),
     ("sample {trained} --n x", ["--n", "'x'", "INT"]),
     ("sample {trained} --seed -2", ["--seed -2"]),
-    ("sample {trained} --out a.gif", ["a.gif", ".png", ".npz"]),
+    ("sample {trained} --out a.jpg", ["a.jpg", ".png", ".npz", ".gif"]),
     ("sample {plain} --label 3", ["unconditional"]),
     ("sample {shaped}", ["[64, 3]", ".npz"]),
     ("evaluate nowhere", ["nowhere"]),

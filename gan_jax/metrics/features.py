@@ -89,7 +89,8 @@ def extractor(data: str) -> Extractor:
     """
     family = FAMILIES.get(data.partition(":")[0])  # "mnist:3.0.1" is mnist
     if family is None:
-        raise ValueError(f"no feature extractor is shipped for {data!r}, only for {', '.join(sorted(FAMILIES))}")
+        shipped = f"no feature extractor is shipped for {data!r}, only for {', '.join(sorted(FAMILIES))}"
+        raise ValueError(f"{shipped}; Inception's weights measure any images (gan-jax evaluate --inception FILE)")
     return _shipped(family)
 
 

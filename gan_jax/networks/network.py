@@ -8,6 +8,7 @@ own transforms cost several times the wall time of the step and are used nowhere
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from flax import nnx
 
 from gan_jax.base import Array, Key, Network, Params, Stats
@@ -25,8 +26,13 @@ def network(build: Callable[[nnx.Rngs], Callable[..., Any]]) -> Network:
             module's call is `(*inputs, label, train, key)`: randomness comes with the key,
             and the mode with the flag, so that a module holds no other state than parameters
             (`nnx.Param`) and statistics (every other variable).
+
+    Raises:
+        ValueError: the module keeps a random stream, whose numbers would not come from the key.
     """
-    graph, *_ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param, ...)
+    graph, _, streams, _ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param, nnx.RngState, ...)
+    if jax.tree.leaves(streams):
+        raise ValueError("the module keeps a random stream: make nnx.Dropout without rngs, and call it with rngs=key")
 
     def init(key: Key) -> tuple[Params, Stats]:
         _, params, stats = nnx.split(build(nnx.Rngs(key)), nnx.Param, ...)

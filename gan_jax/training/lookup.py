@@ -98,7 +98,11 @@ def load(experiment: Experiment) -> ModuleType:
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"{path} does not parse: {error}") from error
     sys.modules[module.__name__] = module  # where dataclasses and tyro look for the names in annotations
-    exec(code, module.__dict__)  # not importlib, which leaves bytecode beside the file and may run a stale one
+    try:
+        exec(code, module.__dict__)  # not importlib, which leaves bytecode beside the file and may run a stale one
+    except ModuleNotFoundError as error:
+        beside = f"a file beside it is found with PYTHONPATH={path.parent}, and is not recorded"
+        raise ValueError(f"{path} imports {error.name!r}, which is not installed; {beside}") from error
 
     if not callable(getattr(module, "build", None)):
         raise ValueError(f"{path} is no experiment: it needs a function build(config, data, data_dir)")

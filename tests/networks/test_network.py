@@ -83,6 +83,11 @@ def test_params_and_stats_are_plain_dicts_and_evaluation_leaves_the_stats():
     assert not equal(moved)
 
 
+def test_a_module_that_keeps_a_random_stream_is_refused():
+    with pytest.raises(ValueError, match="make nnx.Dropout without rngs, and call it with rngs=key"):
+        network(lambda rngs: nnx.Dropout(0.5, rngs=rngs))
+
+
 def test_a_layer_that_overwrites_its_weights_is_harmless():
     class Overwriting(nnx.Module):
         def __init__(self, rngs):

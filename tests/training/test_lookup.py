@@ -100,6 +100,7 @@ def test_a_file_is_run_as_it_is_and_leaves_nothing_beside_it(tmp_path):
         ("@dataclasses.dataclass(frozen=True, kw_only=True)", "", "needs a frozen dataclass Config"),
         ("width: int = 3", "width: int", "the field width of Config needs a default"),
         ("import", "imprt", "does not parse: .*line 2"),
+        ("import", "import beside;", "imports 'beside', which is not installed; .* PYTHONPATH="),
     ],
 )
 def test_a_file_that_is_no_experiment_is_told_in_a_line(tmp_path, old, new, message):
