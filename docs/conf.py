@@ -57,12 +57,23 @@ def _inside(app, page: str, source: list[str]) -> None:
     source[0] = _LINK.sub(led, source[0])
 
 
+def _marked(found: re.Match) -> str:
+    """A name in backticks, parted from what it touches where that would hide it; or a sign that is to be itself."""
+    before, name, after, sign = found.groups(default="")
+    apart = not before or before.isspace() or before in "([{<\"'-/:"
+    return (
+        f"\\{sign}"
+        if sign
+        else f"{before}{'' if apart else chr(92) + ' '}{name}{chr(92) + ' ' + after if after else ''}"
+    )
+
+
 def _plain(app, what: str, name: str, obj, options, lines: list[str]) -> None:
     """Write a docstring, which is plain text with names in backticks, as the markup that Sphinx reads.
 
     Lines `name: what it is` become a list, but in the sections that napoleon knows.
     """
-    text = re.sub(r"(`[^`]*`)|([|*\\]|_(?=\W|$))", lambda found: found[1] or f"\\{found[2]}", "\n".join(lines))
+    text = re.sub(r"(?:^|(.))(`[^`]*`)(\w?)|([|*\\]|_(?=\W|$))", _marked, "\n".join(lines), flags=re.MULTILINE)
     lines[:] = []
     section = listed = False
     for line in text.split("\n"):
