@@ -2,9 +2,9 @@
 
 Command: gan-jax train gan_control_rl2
 Result: after 500 updates on 20 unseen mixtures alike those learned from, .028 ± .014 under a linear policy that
-    evolution has learned, .076 ± .017 at the defaults, .052 ± .033 at the best of a grid for 65 times the updates, trained
-    again, .023 ± .009 by population-based training for 16 times; on crowded ones .033 ± .009, .061 ± .014, .064 ± .025
-    and .020 ± .005. RL² itself, and images, are yet to be run (docs/gan_control_rl2/report.md)
+    evolution has learned, .076 ± .017 at the defaults, .052 ± .033 at the best of a grid for 65 times the updates,
+    trained again, .023 ± .009 by population-based training for 16 times; on crowded ones .033 ± .009, .061 ± .014,
+    .064 ± .025 and .020 ± .005. RL² itself, and images, are yet to be run (docs/gan_control_rl2/report.md)
 Cost: a step of RL² of 64 trials, 64,000 updates of GANs, takes 18.5 s of a core of an AMD EPYC, and 12 million
     updates, the budget of a row that learns, about an hour, half as much again for the linear policy beside other work
 
