@@ -38,7 +38,7 @@ add_module_names = False
 # Pages that lie outside of docs/ and are shown in it, in the place of the one of this name.
 OUTSIDE = {"CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog", "experiments/README.md": "experiments"}
 ROOT = Path(__file__).parents[1]
-_LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+_LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
 _ITEM = re.compile(r"(\w+(?:, \w+)*): ")
 
 
@@ -54,18 +54,18 @@ def _inside(app, page: str, source: list[str]) -> None:
         path = f"docs/{OUTSIDE[target]}.md" if target in OUTSIDE else target
         return f"]({os.path.relpath(ROOT / path, (ROOT / 'docs' / page).parent)}"
 
-    source[0] = _LINK.sub(led, source[0])
+    parts = re.split(r"(^```.*?^```$)", source[0], flags=re.DOTALL | re.MULTILINE)
+    parts[::2] = (_LINK.sub(led, text) for text in parts[::2])  # the others are blocks of code
+    source[0] = "".join(parts)
 
 
 def _marked(found: re.Match) -> str:
     """A name in backticks, parted from what it touches where that would hide it; or a sign that is to be itself."""
     before, name, after, sign = found.groups(default="")
-    apart = not before or before.isspace() or before in "([{<\"'-/:"
-    return (
-        f"\\{sign}"
-        if sign
-        else f"{before}{'' if apart else chr(92) + ' '}{name}{chr(92) + ' ' + after if after else ''}"
-    )
+    if sign:
+        return f"\\{sign}"
+    before += "" if not before or before.isspace() or before in "([{<\"'-/:" else r"\ "
+    return before + name + (rf"\ {after}" if after else "")
 
 
 def _plain(app, what: str, name: str, obj, options, lines: list[str]) -> None:

@@ -11,7 +11,7 @@ cost, on the machine that the last column names. `gan-jax list` prints the same.
 that holds the whole table and its pictures, with the configuration and provenance of each cell beside it.
 
 `gan-jax train EXPERIMENT --help` shows an experiment's fields; `gan-jax train my_experiment.py` takes a file of one's
-own, and [CONTRIBUTING.md](../CONTRIBUTING.md) says what it needs. `peers/` holds the other side of comparisons with
+own, and [a page](../docs/howto/experiment.md) says what it needs. `peers/` holds the other side of comparisons with
 PyTorch, for a Python of its own that `GAN_JAX_PEERS` names.
 
 This table is made of the files' docstrings by `make experiments/README.md`; a test holds it to them.

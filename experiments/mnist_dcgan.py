@@ -4,7 +4,7 @@ Command: gan-jax train mnist_dcgan
 Result: of 1,000 samples all ten classes, the largest .16; Fréchet distance 68.8 from 2,072 untrained, real digits 7.7,
     that is .970 of the gap; median confidence .983. Conditional: distance 12.0, .998 of the gap, .992 show the label
     asked for (gan-jax evaluate RUN --n 1000). One run, of seed 0, on which rates and steps were chosen
-Cost: 67 s on two AMD EPYC cores
+Cost: two and a half minutes on two AMD EPYC cores
 
 Radford et al. 2015 (arXiv 1511.06434) with the non-saturating pair, batch normalisation in both networks and Adam with
 beta1 .5, at 1e-3 instead of the paper's 2e-4 because the run is short. With `--conditional` the generator's

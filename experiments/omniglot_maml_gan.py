@@ -38,7 +38,7 @@ class Config:
     """The networks, the game that is adapted, and how its initialisation is learned."""
 
     method: str = "learned"
-    """A meta-learner of meta.catalogue."""
+    """scratch, joint, reptile, fomaml, maml, meta_sgd, per_step, anil or learned: MAML with rates and R1 learned."""
     size: int = 28
     """Pixels a side."""
     width: int = 16

@@ -230,7 +230,12 @@ def draw(
     Args:
         sample: a program's. label: [n], or one class for all; None for an unconditional model.
         frames: of a row that goes from one latent to another, a divisor of n.
+
+    Raises:
+        ValueError: if n is no multiple of the frames.
     """
+    if n % frames:
+        raise ValueError(f"{n} samples are no whole number of rows of {frames}: give a multiple of {frames}")
     size = min(n, max(_BATCH // frames, 1) * frames)
     one = None if isinstance(label, np.ndarray) else label  # no array: the program can refuse what it does not have
     rows = {"frames": frames} if frames > 1 else {}  # which is asked of a program only by who wants them

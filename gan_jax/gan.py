@@ -234,13 +234,14 @@ def gan(
             raise ValueError(f"label {label} was asked of an unconditional GAN: train a conditional one")
         if isinstance(label, int) and not 0 <= label < classes:
             raise ValueError(f"label {label} is not a class: they are 0...{classes - 1}")
-        if n % frames:
+        if frames < 1 or n % frames:
             raise ValueError(f"{n} samples are no whole number of rows of {frames}: give a multiple of {frames}")
         latent_key, label_key = jax.random.split(key)
         z = latent(latent_key, n)
         if frames > 1:
-            first, last = jnp.moveaxis(z.reshape(n // frames, frames, -1), 1, 0)[jnp.array([0, -1])]
-            z = jax.vmap(latents.slerp, (None, None, 0), 1)(first, last, jnp.linspace(0, 1, frames)).reshape(n, -1)
+            rows = z.reshape(n // frames, frames, -1)
+            path = jax.vmap(latents.slerp, (None, None, 0), out_axes=1)
+            z = path(rows[:, 0], rows[:, -1], jnp.linspace(0, 1, frames)).reshape(n, -1)
         if classes:
             drawn = jax.random.randint(label_key, (n // frames,), 0, classes).repeat(frames)
             label = drawn if label is None else jnp.broadcast_to(label, (n,))

@@ -462,14 +462,21 @@ def test_the_label_reaches_the_model(trained, tmp_path):
     assert cli.main(["sample", str(trained), "--label", "0", "--out", str(tmp_path / "zero.npz")]) == 0
 
 
-def test_the_pictures_of_a_run_become_an_animation(trained, tmp_path, capsys):
-    assert cli.main(["sample", str(trained), "--out", str(tmp_path / "film.gif")]) == 0
-    kept = len(list((trained / "samples").glob("[0-9]*.png")))
+def test_the_pictures_of_a_run_become_an_animation(run, tmp_path, capsys):
+    assert cli.main(["sample", str(run), "--out", str(tmp_path / "film.gif")]) == 0
+    kept = len(list((run / "samples").glob("[0-9]*.png")))
     assert f"{kept} pictures, of steps" in capsys.readouterr().out
     with Image.open(tmp_path / "film.gif") as film:
         assert film.n_frames == kept
-    assert cli.main(["sample", str(trained), "--frames", "0"]) == 2
+    assert cli.main(["sample", str(run), "--frames", "0"]) == 2
     assert "0 frames: give 2 or more" in capsys.readouterr().err
+    assert cli.main(["sample", str(run), "--n", "5", "--out", str(tmp_path / "other.gif")]) == 2
+    assert "--n 5: a .gif is of pictures that were drawn" in capsys.readouterr().err
+    for path in (run / "samples").glob("[0-9]*.png"):
+        path.unlink()
+    assert cli.main(["sample", str(run), "--out", str(tmp_path / "other.gif")]) == 2
+    assert "has kept 0 pictures" in capsys.readouterr().err
+    assert not (tmp_path / "other.gif").exists()
 
 
 def test_samples_go_into_the_run_unless_told(run, capsys):

@@ -57,7 +57,11 @@ def test_each_argument_is_spoken_of(function, text):
     bare = {
         each.arg for each in arguments if each.annotation and BARE.search(SHAPED.sub("", ast.unparse(each.annotation)))
     }
-    silent = {name for name in bare - KNOWN if not re.search(rf"\b{name.rstrip('s').replace('_', '.?')}", text)}
+    silent = {
+        name
+        for name in bare - KNOWN
+        if not re.search(rf"\b{name.removesuffix('s').replace('_', '.?')}(e?s|ed)?\b", text)
+    }
     silent = set() if ELSEWHERE.search(text) else silent
     assert not silent, f"{function.name} does not say what {', '.join(sorted(silent))} is"
 

@@ -79,6 +79,10 @@ def test_samples_are_drawn_in_batches_of_their_own_keys():
     assert many.shape == (700, 28, 28, 1)
     np.testing.assert_array_equal(evaluation.draw(program.sample, key, state, 510), many[:510])
     assert not np.array_equal(many[:200], many[500:])
+    rows = evaluation.draw(program.sample, key, state, 516, frames=12)
+    assert rows.shape == (516, 28, 28, 1)
+    with pytest.raises(ValueError, match="1001 samples are no whole number of rows of 12: give a multiple of 12"):
+        evaluation.draw(program.sample, key, state, 1001, frames=12)
 
 
 # By another extractor

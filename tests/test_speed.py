@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from gan_jax.training import lookup, turns
+from gan_jax.training import launch, lookup, turns
 
 STORED = Path(__file__).parents[1] / "docs" / "gan_speed" / "cells"
 FALLEN = 2 / 3
@@ -39,8 +38,7 @@ def test_no_ratio_falls_by_a_third(work, tmp_path):
     ours, theirs = best(stored["rates"], parts().WAYS), best(stored["rates"], parts().PEERS)
     # In a process of its own: the programs of tests are hardly optimised.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    code = "import sys; from gan_jax.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "train", "gan_speed", "--run", str(tmp_path / "run")]
+    command = [*launch.HERE, "train", "gan_speed", "--run", str(tmp_path / "run")]
     command += ["--cells", work, "--peers", theirs, "--rounds", "3", "--seconds", "1"]
     subprocess.run(command, check=True, env=environment)
     found = json.loads((tmp_path / "run" / "cells" / f"{work}.json").read_text())["result"]["rates"]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gan_jax.training import launch
+
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = ROOT / "tests" / "experiment_file.py"
 
@@ -24,8 +26,7 @@ def test_it_trains_a_file_of_ones_own(tmp_path):
 
     def gan_jax(*words):
         environment = os.environ | {"PYTHONPATH": str(site)}  # which comes before an editable install
-        code = "import sys; from gan_jax.cli import main; sys.exit(main())"
-        command = [sys.executable, "-c", code, *words]
+        command = [*launch.HERE, *words]
         return subprocess.run(command, cwd=work, env=environment, check=True, capture_output=True, text=True).stdout
 
     assert "mnist_dcgan: " in gan_jax("list")

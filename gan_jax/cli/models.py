@@ -26,7 +26,7 @@ def sample(command: Sample) -> int:
         if command.out and command.out.suffix not in (".png", ".npz", ".gif"):
             raise ValueError(f"--out {command.out}: give a .png, a .npz or a .gif")
         if command.out and command.out.suffix == ".gif":
-            return _animate(command.run, command.out)
+            return _animate(command, command.out)
         trained = _load(command.run, command.data_dir)
 
         import jax.numpy as jnp
@@ -55,15 +55,19 @@ def sample(command: Sample) -> int:
     return 0
 
 
-def _animate(run: Path, out: Path) -> int:
+def _animate(command: Sample, out: Path) -> int:
     """Make an animation of the pictures that a run has kept."""
-    from gan_jax.training import pictures, runs
+    from gan_jax.training import models, pictures
 
-    record = runs.read(run)
+    for name in ("n", "label", "frames", "seed"):
+        if getattr(command, name) != getattr(Sample, name):
+            raise ValueError(f"--{name} {getattr(command, name)}: a .gif is of pictures that were drawn, leave it out")
+    run = models.one_run(command.run)
+    record = models.model_record(run)
     kept = sorted((run / "samples").glob("[0-9]*.png"))
     if len(kept) < 2:
         raise ValueError(
-            f"{run} has kept {len(kept)} pictures of {record.experiment}: train with a smaller --picture-every"
+            f"{run} has kept {len(kept)} pictures of {record.experiment}: train one run with a smaller --picture-every"
         )
     pictures.animate(kept, out)
     print(f"{len(kept)} pictures, of steps {int(kept[0].stem)} to {int(kept[-1].stem)}: {out}")

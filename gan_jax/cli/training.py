@@ -97,7 +97,7 @@ class _Run(NamedTuple):
 class _Study(NamedTuple):
     """A study that is ready to go on: the cells that were asked for, and the digest of the experiment's file.
 
-    title: of its report: what it is, and the command.
+    title: the head of its report: what it is, and the command.
     """
 
     directory: Path
@@ -227,7 +227,9 @@ def _open_study(
         stale = studies.stale(study, typed.directory, sha256)  # and all can be read
         if stale:
             notes = (f"the file of {experiment.name} has changed since {', '.join(stale)} were computed",)
-    title = f"{lookup.summary(experiment).what.rstrip('.')}\n\n`{record.command(type(typed.config)())}`"
+    summary = lookup.summary(experiment)
+    command = record.command(type(typed.config)(), summary.command)
+    title = f"{summary.what.rstrip('.') or experiment.name}\n\n`{command}`"
     return _Study(typed.directory, study, typed.options.cells, names, sha256, title, notes)
 
 

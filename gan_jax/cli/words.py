@@ -204,7 +204,8 @@ class Adapt:
     seed: int = 0
     """The same seed takes the same pictures and steps."""
     out: Annotated[Path | None, arg(help_behavior_hint="(default: RUN/adapted)")] = None
-    """The directory of the picture and the card."""
+    """The directory of the picture and the card, named after the folder and the steps; those that are there are
+    replaced."""
     data_dir: str | None = None
     """Where the data sets are, if not where they were."""
 

@@ -130,7 +130,7 @@ def prepared(name: str, data_dir: str | Path) -> Source:
     )
     with _quiet():
         if not builder.is_prepared():
-            raise ValueError(f"{name!r} is not prepared in {directory}: name another directory, or run {hint}")
+            raise ValueError(f"{name!r} is not prepared in {directory}: name another --data-dir, or run {hint}")
     splits = builder.info.splits
     if "train" not in splits:
         raise ValueError(f"{name!r} has no split 'train', only {', '.join(splits)}: choose another set")

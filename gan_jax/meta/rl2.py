@@ -46,8 +46,8 @@ class Config:
     clip: float = 0.2
     """How far from 1 an importance ratio is followed."""
     value_weight: float = 0.5
-    """Weight of the value's error in the loss. The error is in units of a whole trial's worth, as are rewards; where
-    trials are long it is small, and takes a weight of some hundreds to be learned from."""
+    """Weight of the value's error in the loss. The error is in units of a whole trial's worth, as rewards are, and so
+    the smaller the longer trials are."""
     entropy_weight: float | optax.Schedule = 0.01
     """Weight of the policy's entropy in the loss: a number, or a function of the steps done."""
     truncation: int | None = None

@@ -32,7 +32,9 @@ def network(build: Callable[[nnx.Rngs], Callable[..., Any]]) -> Network:
     """
     graph, _, streams, _ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param, nnx.RngState, ...)
     if jax.tree.leaves(streams):
-        raise ValueError("the module keeps a random stream: make nnx.Dropout without rngs, and call it with rngs=key")
+        raise ValueError(
+            "the module keeps a random stream: make such a layer (nnx.Dropout) without rngs, and call it with rngs=key"
+        )
 
     def init(key: Key) -> tuple[Params, Stats]:
         _, params, stats = nnx.split(build(nnx.Rngs(key)), nnx.Param, ...)

@@ -88,7 +88,8 @@ def summary(experiment: Experiment) -> Summary:
 def load(experiment: Experiment) -> ModuleType:
     """Run an experiment's file as a module that has a `Config` and a `build`.
 
-    ValueError: it does not parse; `build` is missing; `Config` is no dataclass whose fields all have defaults.
+    ValueError: it does not parse; what it imports is not installed; `build` is missing; `Config` is no dataclass whose
+        fields all have defaults.
     """
     path = experiment.path
     module = ModuleType(str(path.absolute()))  # unique, where two files may share a stem
@@ -101,8 +102,9 @@ def load(experiment: Experiment) -> ModuleType:
     try:
         exec(code, module.__dict__)  # not importlib, which leaves bytecode beside the file and may run a stale one
     except ModuleNotFoundError as error:
-        beside = f"a file beside it is found with PYTHONPATH={path.parent}, and is not recorded"
-        raise ValueError(f"{path} imports {error.name!r}, which is not installed; {beside}") from error
+        there = path.with_name(f"{error.name}.py").exists()
+        beside = f"; the file beside it is found with PYTHONPATH={path.parent}, and is not recorded" if there else ""
+        raise ValueError(f"{path} imports {error.name!r}, which is not installed{beside}") from error
 
     if not callable(getattr(module, "build", None)):
         raise ValueError(f"{path} is no experiment: it needs a function build(config, data, data_dir)")

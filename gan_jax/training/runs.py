@@ -68,26 +68,30 @@ class StudyRecord:
     data_dir: str | None
     members: Mapping[str, Any] | None = None
 
-    def command(self, default: Any) -> str:
+    def command(self, default: Any, usually: str = "") -> str:
         """The command that begins such a study anywhere: no folder of this machine is in it.
 
         default: the configuration of which only differences need be typed.
+        usually: the command that the experiment's docstring gives, with what must stand around it.
         """
-        words = ["gan-jax", "train", self.experiment if self.path is None else f"{self.experiment}.py"]
-        usual = flat(to_json(default))
+        words, usual = [], flat(to_json(default))
         for name, value in flat(self.config).items():
-            option = name.replace("_", "-")
+            place, dot, last = name.replace("_", "-").rpartition(".")
             if value == usual.get(name):
                 continue
             if isinstance(value, bool):
-                words += [f"--{option}" if value else f"--no-{option}"]
+                words += [f"--{place}{dot}{'' if value else 'no-'}{last}"]
             else:
-                words += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+                words += [f"--{place}{dot}{last}", *map(str, value if isinstance(value, list) else [value])]
         if self.data is not None:
             words += ["--data", "folder:DIR" if self.data.startswith("folder:") else self.data]
         members = self.members or {}
-        words += ["--seeds", members["seeds"]] if members.get("seeds") else []
-        return shlex.join([*words, *(word for field in members.get("grid", ()) for word in ("--grid", field))])
+        for option in ("steps", "chunk", "seeds", "grid"):
+            value = members.get(option)
+            for each in value if isinstance(value, list) else [] if value is None else [value]:
+                words += [f"--{option}", str(each)]
+        name = self.experiment if self.path is None else f"{self.experiment}.py"
+        return " ".join([usually or f"gan-jax train {name}", *map(shlex.quote, words)])
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -100,7 +100,7 @@ def train(
 
 
 def report(study: Study, directory: Path, title: str = "Report") -> tuple[str, tuple[Path, ...]]:
-    """Write report.md, under a title, and the figures of the finished cells.
+    """Write report.md, under a title of a line or of several paragraphs, and the figures of the finished cells.
 
     Return the text and the paths of the figures.
     """

@@ -84,7 +84,7 @@ def test_params_and_stats_are_plain_dicts_and_evaluation_leaves_the_stats():
 
 
 def test_a_module_that_keeps_a_random_stream_is_refused():
-    with pytest.raises(ValueError, match="make nnx.Dropout without rngs, and call it with rngs=key"):
+    with pytest.raises(ValueError, match="without rngs, and call it with rngs=key"):
         network(lambda rngs: nnx.Dropout(0.5, rngs=rngs))
 
 

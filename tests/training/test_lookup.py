@@ -100,12 +100,14 @@ def test_a_file_is_run_as_it_is_and_leaves_nothing_beside_it(tmp_path):
         ("@dataclasses.dataclass(frozen=True, kw_only=True)", "", "needs a frozen dataclass Config"),
         ("width: int = 3", "width: int", "the field width of Config needs a default"),
         ("import", "imprt", "does not parse: .*line 2"),
-        ("import", "import beside;", "imports 'beside', which is not installed; .* PYTHONPATH="),
+        ("import", "import beside;", "imports 'beside', which is not installed; the file beside it .* PYTHONPATH="),
+        ("import", "import away;", "imports 'away', which is not installed$"),
     ],
 )
 def test_a_file_that_is_no_experiment_is_told_in_a_line(tmp_path, old, new, message):
     path = tmp_path / "some.py"
     path.write_text(WHOLE.replace(old, new))
+    (tmp_path / "beside.py").touch()
     with pytest.raises(ValueError, match=message) as error:
         load(Experiment("some", path))
     assert "some.py" in str(error.value)
