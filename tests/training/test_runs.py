@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Literal
 
 import pytest
+import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -208,3 +210,45 @@ def test_the_path_of_a_shipped_experiment_is_not_recorded(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert runs.recorded_path(Experiment("a", Path("a.py"))) is None
     assert runs.recorded_path(Experiment("a", Path("sub/a.py"))) == str(tmp_path / "sub" / "a.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    on: bool = False
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    part: Part = Part()
+    well_known: bool = True
+    names: tuple[str, ...] = ("a b", "c")
+    rate: float = 0.1
+    few: int | None = 3
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Whole(),
+        Whole(part=Part(on=True, sizes=(3, 4, 5)), well_known=False),
+        Whole(names=("x",), rate=-1e-3, few=None),
+        Whole(part=Part(sizes=())),
+    ],
+)
+def test_the_command_of_a_study_makes_the_same_configuration(config):
+    record = runs.StudyRecord(experiment="some", path=None, config=to_json(config), data=None, data_dir=None)
+    words = shlex.split(record.command(Whole()))
+    assert words[:3] == ["gan-jax", "train", "some"]
+    assert tyro.cli(Whole, args=words[3:]) == config
+
+
+def test_the_command_of_many_runs_says_which():
+    members = {"seeds": "0..3", "grid": ["rate=0.1,1", "few=2,3"], "steps": 100, "chunk": None, "group": 8}
+    record = runs.StudyRecord(
+        experiment="mine", path="/home/me/mine.py", config={}, data="folder:/home/me/x", data_dir="/y", members=members
+    )
+    expected = "gan-jax train mine.py --data folder:DIR --steps 100 --seeds 0..3 --grid rate=0.1,1 --grid few=2,3"
+    assert record.command(Whole()) == expected
+    known = dataclasses.replace(record, data=None, members=None)
+    assert known.command(Whole(), "gan-jax train mine.py --data-dir DIR") == "gan-jax train mine.py --data-dir DIR"
