@@ -4,7 +4,7 @@ Command: gan-jax train mdp_rl2
 Result: RL², ours over the published value: 136.4 ± 1.8, .873 of it, at 10 episodes, 332.5 ± 4.2, .746, at 25; with a
     value weighted .5, trace .95, 512 trials and 40 million steps it came to 120.7 ± 1.8 at 10. PSRL agrees with the
     paper, 138.1 ± 1.7 and 410.4 ± 3.7; greedy strategies fall short of it by 4 and 6 % (docs/mdp_rl2/report.md)
-Cost: 18 and 13 minutes a setting of RL² on a core of an AMD EPYC beside other work; the strategies eight to ten, most
+Cost: 18 and 13 minutes a setting of RL² on a core of an AMD EPYC beside other work; the strategies four to eight, most
     of it the sampling of Dirichlet laws
 
 Duan et al. 2016 (arXiv 1611.02779), section 3.2: the total reward of n episodes of 10 steps in MDPs of 10 states and 5
