@@ -1,4 +1,4 @@
-"""What the pages show is so: every block of code runs, every command is one, every link leads somewhere."""
+"""What the pages show is so: code runs unless a page says why not, commands are ones, links lead somewhere."""
 
 import os
 import re

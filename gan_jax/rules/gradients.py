@@ -145,7 +145,7 @@ def field(
     slopes, stats, merged = [], [], {}
     for index, player in enumerate(Pair._fields):
         count = getattr(point.rule.count, player)
-        mine = jax.random.fold_in(key, 1 if reuse else index)
+        mine = jax.random.fold_in(key, Pair._fields.index("discriminator") if reuse else index)
         slope, new, metrics = gradient(game, player, mine, point.params, point.stats, batch, count, lazy)
         slopes.append(slope)
         stats.append(new)
