@@ -36,7 +36,7 @@ import optax
 from jax import Array, lax
 
 from gan_jax import fewshot, latents, objectives, penalties, rules
-from gan_jax.base import Batch, Environment, Hyper, Key, Metrics, Pair, Program, Report, Study, Task
+from gan_jax.base import Batch, Environment, Hyper, Key, Learner, Metrics, Pair, Program, Report, Study, Task
 from gan_jax.data import episodes as classes_of
 from gan_jax.data import images
 from gan_jax.diagnostics.gradients import gradients
@@ -47,7 +47,7 @@ from gan_jax.meta.environments import Agent, trial
 from gan_jax.meta.tuners import Tuner
 from gan_jax.metrics.spread import interval
 from gan_jax.networks import dcgan, mlp
-from gan_jax.training import studies
+from gan_jax.training import models, studies
 
 TITLES = {
     "constant": "defaults",
@@ -61,6 +61,7 @@ TITLES = {
     "rl2": "RL²",
 }
 LEARNED = ("schedule", "rl2")
+SEARCHES = ("random", "grid")
 FIRST = "RL², first episode"
 # Of an energy distance: less is noise, and more is nothing that trains.
 LIMITS = {"mixtures": (1e-3, 5.0), "digits": (1e-2, 100.0)}
@@ -85,11 +86,14 @@ class Config:
     """What is compared, on what, and for how long."""
 
     sets: tuple[str, ...] = ("mixtures",)
-    """Of "mixtures" and "digits"."""
+    """Of "mixtures", "varied" (mixtures of 16 points or more, to networks of a quarter of the units or more) and
+    "digits"."""
     tuners: tuple[str, ...] = tuple(name for name in TITLES if name != "given")
     """The rows; "given" is trained at the numbers in `given`."""
     given: tuple[float, ...] = ()
     """Both rates, beta1, R1's weight and discriminator steps, such as hyper_gan has learned."""
+    learned: str = ""
+    """A run of this study: what has been learned there, on mixtures, is tested here in place of learning anew."""
     updates: int = 50
     """Updates of a GAN before a tuner acts again."""
     horizon: int = 10
@@ -112,6 +116,8 @@ class Config:
     """Whether a training begins at numbers drawn between the bounds, and not at the defaults."""
     lattice: tuple[int, ...] = (4, 4, 2, 2)
     """Points of the grid: of both rates, of beta1 and of R1's weight; random search has as many in all."""
+    repeats: int = 3
+    """Trainings by whose mean score each of these points is judged."""
     members: int = 16
     """Of a population."""
     gains: tuple[float, ...] = (0.1, 0.3, 1.0)
@@ -140,6 +146,7 @@ SMALLEST = Config(
     hidden=2,
     trials=4,
     lattice=(2, 1, 1, 1),
+    repeats=1,
     tested=2,
     d_steps=1,
     shots=4,
@@ -177,6 +184,12 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
         raise ValueError(f"{config.tested} tasks and {config.trials} trials: give 2 or more, and a multiple of 4")
     if len(config.lattice) != 4 or min(config.lattice) < 1:
         raise ValueError(f"lattice={config.lattice}: give the points of both rates, beta1 and R1, 1 or more of each")
+    if config.learned:
+        for family in config.sets:
+            parts = FAMILIES[family](config)
+            for name in LEARNED:
+                if name in config.tuners:
+                    controller(config, parts, name, learned(config, name))
     return Study(
         cells={
             f"{family}-{name}": partial(cell, config, family, name) for family in config.sets for name in config.tuners
@@ -201,23 +214,52 @@ def assemble(config: Config, networks: Pair, latent: int) -> GAN:
 
 def mixtures(config: Config) -> Family:
     """Return small perceptrons on mixtures in the plane."""
-    model = assemble(
-        config,
-        Pair(mlp.generator(2, (2,), widths=config.widths), mlp.discriminator((2,), widths=config.widths, dropout=0.0)),
-        2,
-    )
-    shots = (config.shots, config.points)
-    kinds = [tasks.blobs(*shots, modes=modes, std=(0.05, 0.3)) for modes in (2, 3, 4, 5)]
+    alike = shapes(config)
+    crowded = tasks.blobs(config.shots, config.points, modes=10, std=(0.03, 0.1))
+    sets = {"train": alike, "alike": alike, "crowded": crowded}
+    return controlled(config, perceptrons(config), sets, config.points, LIMITS["mixtures"])
+
+
+def varied(config: Config) -> Family:
+    """Return perceptrons of different widths on mixtures that different numbers of points are known of."""
+    alike = shapes(config)
+
+    def draw(arrays: Any, key: Key) -> Task:
+        task_key, points_key, width_key = jax.random.split(key, 3)
+        task = alike.draw(arrays, task_key)
+        # Powers of two, so that every point is there equally often.
+        few = jnp.maximum(config.shots >> jax.random.randint(points_key, (), 0, 5), 1)
+        share = 0.5 ** jax.random.randint(width_key, (), 0, 3)
+        points = task.support["x"][jnp.arange(config.shots) % few]
+        return task._replace(support={"x": points, "width": jnp.full(config.shots, share)})
+
+    different = tasks.Tasks(alike.arrays, draw)
+    sets = {"train": different, "alike": different}
+    return controlled(config, perceptrons(config), sets, config.points, LIMITS["mixtures"], begin=narrowed)
+
+
+def perceptrons(config: Config) -> GAN:
+    """Return the GAN of points in the plane."""
+    generator = mlp.generator(2, (2,), widths=config.widths)
+    return assemble(config, Pair(generator, mlp.discriminator((2,), widths=config.widths, dropout=0.0)), 2)
+
+
+def shapes(config: Config) -> tasks.Tasks:
+    """Return mixtures of two to five modes."""
+    kinds = [tasks.blobs(config.shots, config.points, modes=modes, std=(0.05, 0.3)) for modes in (2, 3, 4, 5)]
 
     def draw(_: Any, key: Key) -> Task:
         kind_key, task_key = jax.random.split(key)
         kind = jax.random.randint(kind_key, (), 0, len(kinds))
         return lax.switch(kind, [partial(each.draw, each.arrays) for each in kinds], task_key)
 
-    alike = tasks.Tasks({}, draw)
-    crowded = tasks.blobs(*shots, modes=10, std=(0.03, 0.1))
-    sets = {"train": alike, "alike": alike, "crowded": crowded}
-    return controlled(config, model, sets, config.points, LIMITS["mixtures"])
+    return tasks.Tasks({}, draw)
+
+
+def narrowed(learner: Learner, hyper: Hyper, key: Key, task: Task) -> GANState:
+    """Begin a GAN with the share of its units that the task says."""
+    params = learner.get_params(learner.init(hyper, key))
+    return learner.init(hyper, key, Pair(*(mlp.narrow(each, task.support["width"][0]) for each in params)))
 
 
 def digits(config: Config) -> Family:
@@ -239,7 +281,7 @@ def digits(config: Config) -> Family:
     return controlled(config, model, sets, points, LIMITS["digits"], fewshot.scales)
 
 
-FAMILIES = {f.__name__: f for f in (mixtures, digits)}
+FAMILIES = {f.__name__: f for f in (mixtures, varied, digits)}
 
 
 def controlled(
@@ -249,6 +291,7 @@ def controlled(
     points: int,
     limits: tuple[float, float],
     features: Callable[[Array], Array] | None = None,
+    begin: Callable[[Learner, Hyper, Key, Task], GANState] | None = None,
 ) -> Family:
     """Return the environments in which a GAN is trained."""
     rate, most = Dial(1e-4, 3e-2), float(config.d_steps)
@@ -270,9 +313,10 @@ def controlled(
         ),
     }
     judge = fewshot.distance(model, points, features=features)
+    learner = model.learner(judge)
     make = partial(
         control.control,
-        model.learner(judge),
+        learner,
         score=judge,
         watch=watch,
         actions=panel,
@@ -282,6 +326,7 @@ def controlled(
         limits=limits,
         reward=control.log_ratio,
         start=partial(control.anywhere, panel) if config.drawn else None,
+        begin=None if begin is None else partial(begin, learner),
         probe=probe,
     )
     return Family(judge, limits, panel, watch, {name: make(tasks=each) for name, each in sets.items()})
@@ -317,6 +362,9 @@ def learn(config: Config, parts: Family, name: str, directory: Path) -> Row | di
         return balanced(config, parts)
     if name not in LEARNED:
         return Row(None, 0)
+    if config.learned:
+        there = learned(config, name)
+        return Row(tuners.of_agent(controller(config, parts, name, there), trial=True), there["before"])
     environment = trial(parts.environments["train"], config.episodes if name == "rl2" else 1)
     each = environment.horizon * config.updates * config.trials * (2 if name == "schedule" else 1)
     steps = max(1, round(config.budget / each))
@@ -331,6 +379,18 @@ def learn(config: Config, parts: Family, name: str, directory: Path) -> Row | di
         "signature": control.signature(parts.panel, parts.watch)._asdict(),
     }
     return Row(tuners.of_agent(controller(config, parts, name, record), trial=True), steps * each, record)
+
+
+def learned(config: Config, name: str) -> Mapping[str, Any]:
+    """Return the result of the cell of another run in which a row has learned, on mixtures.
+
+    Raises:
+        ValueError: there is no such run, or it has not.
+    """
+    there = models.results(Path(config.learned)).get(f"mixtures-{name}", {})
+    if "weights" not in there:
+        raise ValueError(f"learned={config.learned}: {TITLES[name]} has not learned there, mixtures-{name} is not done")
+    return there
 
 
 def learner(
@@ -406,12 +466,8 @@ def balanced(config: Config, parts: Family) -> Row:
 
 def per_task(config: Config, name: str) -> int:
     """Return how many updates of GANs a row spends on a new task, the training that is scored included."""
-    count = {
-        "random": int(np.prod(config.lattice)) + 1,
-        "grid": int(np.prod(config.lattice)) + 1,
-        "population": config.members,
-        "rl2": config.episodes,
-    }
+    count = dict.fromkeys(SEARCHES, int(np.prod(config.lattice)) * config.repeats + 1)
+    count |= {"population": config.members, "rl2": config.episodes}
     return count.get(name, 1) * config.horizon * config.updates
 
 
@@ -429,7 +485,7 @@ def test(config: Config, parts: Family, name: str, tuner: Tuner | None) -> Mappi
         candidates = tuners.grid(panel, points)
         if name == "random":
             candidates = tuners.random(panel, draw_key, len(candidates))
-        return tuners.constant(tuners.search(environment, candidates, search_key, start).numbers)
+        return tuners.constant(tuners.search(environment, candidates, search_key, start, config.repeats).numbers)
 
     def one(key: Key, start: Start) -> dict[str, Array]:
         search_key, run_key = jax.random.split(key)
@@ -512,9 +568,10 @@ def table(config: Config, title: str, done: Mapping[str, Mapping[str, Any]], row
         "",
         f"After {steps:,} updates, over {config.tested} unseen tasks: energy distance, mean ± 95 % interval; regret of "
         "the means, (score - best)/(defaults - best), with a 95 % interval by bootstrap over tasks, where best is the "
-        f"best of the grid's {int(np.prod(config.lattice))} points, trained again from another seed; updates until the "
-        f"defaults' final score, the mean over tasks, {steps:,} where it is not reached, and in how many; updates "
-        "of GANs on a new task, the scored training included, and before it.",
+        f"best of the grid's {int(np.prod(config.lattice))} points in {config.repeats} trainings of each, trained "
+        f"again from another seed; updates until the defaults' final score, the mean over tasks, {steps:,} where it is not "
+        "reached, and in how many; updates of GANs on a new task, the scored training included, and before it."
+        + (" What is learned was learned on mixtures." if config.learned else ""),
         "",
         "| tuner | score | regret, % | updates to the defaults' score | reached | updates on a task | before |",
         "| --- |" + " ---: |" * 6,

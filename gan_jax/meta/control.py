@@ -279,6 +279,7 @@ def control(
     reward: Reward = difference,
     penalty: float = 0.0,
     start: Callable[[Key], Float[Array, " heads"]] | None = None,
+    begin: Callable[[Hyper, Key, Task], State] | None = None,
     probe: Callable[[Hyper, Key, State, Batch], Metrics] | None = None,
 ) -> Environment:
     """Return the environment in which a learner is trained; its parameters are a `Start`, its state an `Episode`.
@@ -310,6 +311,8 @@ def control(
             and `log_ratio` by log(high/low).
         penalty: taken off the reward of a collapse besides, at least 0. For `error`, which does not look at the score.
         start: draws the numbers at which an episode begins; the default ones if None.
+        begin: `(hyper, key, task) -> state`, where the learner begins differently in each task, as a network whose
+            width the task says; its `init` if None.
         probe: `(hyper, key, state, batch) -> metrics` that are measured once after the updates, for what is too dear
             for each, on what an update is fed.
 
@@ -329,8 +332,9 @@ def control(
         begins = first if start is None else start(start_key)
         return Start(tasks.draw(tasks.arrays, task_key), learner_key, begins)
 
-    def begin(start: Start) -> State:
-        return learner.init(hyper(actions, start.numbers), start.key)
+    def begun(start: Start) -> State:
+        now = hyper(actions, start.numbers)
+        return learner.init(now, start.key) if begin is None else begin(now, start.key, start.task)
 
     def trained(start: Start, episode: Episode, numbers: Array, key: Key) -> tuple[State, Metrics]:
         now, step = hyper(actions, numbers), episode.step * updates
@@ -351,7 +355,7 @@ def control(
         return observation(actions, watch, episode.metrics, episode.numbers, along, episode.step / horizon)
 
     def reset(key: Key, start: Start) -> tuple[Array, Episode]:
-        state = begin(start)
+        state = begun(start)
         found = judged(start, start.numbers, jax.random.split(key)[1], state)
         found = jnp.where(jnp.isfinite(found), jnp.clip(found, low, high), high)
         metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -383,10 +387,10 @@ def control(
         return observe(after), after, paid, ~lives | (after.step == horizon)
 
     def measured(key: Key) -> Metrics:
-        begun = draw(key)
+        drawn = draw(key)
         none = jnp.zeros(())
-        episode = Episode(key, begin(begun), begun.numbers, {}, none, none, jnp.int32(0), jnp.int32(0))
-        return trained(begun, episode, begun.numbers, key)[1]
+        episode = Episode(key, begun(drawn), drawn.numbers, {}, none, none, jnp.int32(0), jnp.int32(0))
+        return trained(drawn, episode, drawn.numbers, key)[1]
 
     shapes = jax.eval_shape(measured, jax.random.key(0))
     for name in watch:

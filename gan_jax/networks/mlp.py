@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jaxtyping import Float
 
-from gan_jax.base import Network
+from gan_jax.base import Network, Params
 from gan_jax.networks.layers import Projection, check_widths, required
 from gan_jax.networks.network import network
 
@@ -54,6 +55,31 @@ def perceptron(inputs: int, outputs: int, *, widths: Sequence[int] = (40, 40)) -
     """
     check_widths(widths)
     return network(lambda rngs: _Perceptron((inputs, *widths, outputs), rngs=rngs))
+
+
+def narrow(params: Params, share: float | Float[Array, ""]) -> Params:
+    """Return parameters of which only a share of each hidden layer's units is left, of the same shapes.
+
+    The others are without weights on both sides, which no gradient changes: under any rule that follows gradients, the
+    network trains as one of that width does from the weights that are left. Those behind a hidden layer grow by the
+    root of the share's inverse, to the deviation at which a network of that width begins. One compiled program trains
+    networks of different widths in this way, under vmap.
+
+    Args:
+        params: of any network in this module without labels.
+        share: in (0, 1]; of W units ⌈share · W⌉ are left.
+    """
+    layers = params["layers"]
+    last, left, narrowed = len(layers) - 1, None, {}
+    for depth, layer in sorted(layers.items()):
+        kernel, bias = layer["kernel"], layer["bias"]
+        if left is not None:
+            kernel = kernel * left[:, None] * jnp.sqrt(len(left) / left.sum())
+        if depth < last:
+            left = jnp.arange(len(bias)) < jnp.ceil(share * len(bias))
+            kernel, bias = kernel * left[None, :], bias * left
+        narrowed[depth] = {"kernel": kernel, "bias": bias}
+    return {**params, "layers": narrowed}
 
 
 def _layers(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.List:

@@ -122,13 +122,15 @@ def controller(directory: Path, steps: int) -> Mapping[str, Any]:
     Of the study its directory is not needed any more, but the file of its experiment is.
     ValueError: no study, or one that has learned no controller.
     """
-    record = runs.read(directory)
-    if not isinstance(record, StudyRecord) or record.members:
-        raise ValueError(f"{directory} is a run of {record.experiment}: a controller is learned by a study")
-    study, experiment = rebuild(record)
+    record, study, experiment = _study(directory)
     results = studies.finished(study, directory)
     kept = {"study": dataclasses.asdict(record), "sha256": runs.sha256(experiment), "results": results}
     return kept | {"every": max(1, -(-steps // _learned(kept)[0].horizon))}
+
+
+def results(directory: Path) -> Mapping[str, Any]:
+    """Return what a study's finished cells have come to, by their names. ValueError: no study."""
+    return studies.finished(_study(directory)[1], directory)
 
 
 def read_controller(directory: Path) -> Mapping[str, Any]:
@@ -156,6 +158,13 @@ def steered(program: Program, kept: Mapping[str, Any]) -> tuple[Program, tuple[s
     if runs.sha256(experiment) == kept["sha256"]:
         return made, held, ()
     return made, held, (f"{experiment.path}, from which the controller comes, has changed since the run was begun",)
+
+
+def _study(directory: Path) -> tuple[StudyRecord, Study, Experiment]:
+    record = runs.read(directory)
+    if not isinstance(record, StudyRecord) or record.members:
+        raise ValueError(f"{directory} is a run of {record.experiment}: a controller is learned by a study")
+    return record, *rebuild(record)
 
 
 def _learned(kept: Mapping[str, Any]) -> tuple[Controller, Experiment]:

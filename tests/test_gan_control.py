@@ -1,0 +1,99 @@
+"""The study of control: what its tasks are, and what one run of it has learned in another."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from gan_jax import cli
+from gan_jax.training import lookup
+
+STUDY = lookup.load(lookup.find("gan_control_rl2"))
+SMALLEST = STUDY.SMALLEST
+
+
+def with_(**changes):
+    return dataclasses.replace(SMALLEST, **changes)
+
+
+def test_varied_tasks_know_of_fewer_points_and_train_narrower_networks():
+    environment = STUDY.varied(with_(shots=32, widths=(8, 8))).environments["train"]
+    starts = jax.vmap(environment.draw)(jax.random.split(jax.random.key(0), 40))
+    different = set()
+    for points in np.asarray(starts.task.support["x"]):
+        _, counts = np.unique(points, axis=0, return_counts=True)
+        assert len(counts) in (2, 4, 8, 16, 32)
+        assert (counts == 32 // len(counts)).all(), "each as often"
+        different.add(len(counts))
+    assert len(different) > 3
+    assert set(np.asarray(starts.task.support["width"])[:, 0].tolist()) == {0.25, 0.5, 1.0}
+    reset = jax.jit(jax.vmap(lambda key, start: environment.reset(key, start)[1].learner))
+    begun = reset(jax.random.split(jax.random.key(1), 40), starts)
+    for params in begun.point.params:
+        kernel = np.asarray(params["layers"][1]["kernel"])
+        units = (kernel != 0).any(axis=1).sum(axis=1)
+        np.testing.assert_array_equal(units, 8 * np.asarray(starts.task.support["width"])[:, 0])
+
+
+def test_a_search_costs_its_points_times_its_repeats():
+    config = with_(lattice=(2, 3, 1, 1), repeats=5, horizon=2, updates=4, members=7, episodes=3)
+    costs = {name: STUDY.per_task(config, name) for name in STUDY.TITLES}
+    episode = 8
+    assert costs.pop("grid") == costs.pop("random") == (2 * 3 * 5 + 1) * episode
+    assert costs.pop("population") == 7 * episode
+    assert costs.pop("rl2") == 3 * episode
+    assert set(costs.values()) == {episode}
+
+
+def test_regret_is_none_at_the_best_and_all_at_the_defaults():
+    default, best = np.array([3.0, 5.0]), np.array([1.0, 2.0])
+    regret = {final: STUDY._regret(np.array(final), default, best) for final in ((1.0, 2.0), (3.0, 5.0), (2.0, 3.5))}
+    assert [float(words.split()[0]) for words in regret.values()] == [0, 100, 50]
+    assert "no worse" in STUDY._regret(default, best, default)
+
+
+def test_a_score_is_reached_where_it_is_first_at_it_or_below():
+    score = np.array([[9.0, 4.0, 6.0, 2.0], [9.0, 8.0, 7.0, 7.5]])
+    first, reached = STUDY.reaching(score, np.array([4.0, 3.0]), updates=50)
+    np.testing.assert_array_equal(first, [50, 150])
+    np.testing.assert_array_equal(reached, [True, False])
+
+
+@pytest.fixture
+def learned(tmp_path):
+    """A run in which a linear policy that turns nothing has been learned."""
+    directory = tmp_path / "learned"
+    options = [f"--{name}={value}" for name, value in OPTIONS.items()]
+    arguments = ["--run", str(directory), "--tuners", "schedule", "--cells", "mixtures-schedule", *options]
+    assert cli.main(["train", "gan_control_rl2", *arguments]) == 0
+    return directory
+
+
+OPTIONS = {"updates": 1, "horizon": 2, "budget": 16, "trials": 4, "tested": 2, "d-steps": 2, "shots": 4, "points": 4}
+
+
+@pytest.mark.full
+def test_what_was_learned_on_mixtures_is_tested_elsewhere_without_learning(learned, tmp_path, capsys):
+    there = json.loads((learned / "cells" / "mixtures-schedule.json").read_bytes())["result"]
+    options = [f"--{name}={value}" for name, value in (OPTIONS | {"batch": 2, "learned": learned}).items()]
+    arguments = ["train", "gan_control_rl2", "--sets", "varied", "--run", str(tmp_path / "elsewhere"), *options]
+    assert cli.main([*arguments, "--tuners", "constant", "schedule", "--widths", "4"]) == 0
+    cells = tmp_path / "elsewhere" / "cells"
+    here, constant = (json.loads((cells / f"varied-{row}.json").read_bytes()) for row in ("schedule", "constant"))
+    assert here["result"]["before"] == there["before"] > 0
+    assert constant["result"]["before"] == 0
+    assert "What is learned was learned on mixtures." in (tmp_path / "elsewhere" / "report.md").read_text()
+    # RL² has not learned there, and a controller of other dials is refused by name.
+    assert cli.main([*arguments, "--tuners", "rl2", "--run", str(tmp_path / "none"), "--widths", "4"]) == 2
+    assert "mixtures-rl2 is not done" in capsys.readouterr().err
+    assert cli.main([*arguments, "--tuners", "schedule", "--d-steps=1", "--run", str(tmp_path / "other")]) == 2
+    assert "it needs d_steps" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_there_is_refused_before_anything_is_written(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert cli.main(["train", "gan_control_rl2", "--learned", str(tmp_path / "no"), "--run", str(run)]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert not run.exists()
