@@ -569,8 +569,8 @@ def table(config: Config, title: str, done: Mapping[str, Mapping[str, Any]], row
         f"After {steps:,} updates, over {config.tested} unseen tasks: energy distance, mean ± 95 % interval; regret of "
         "the means, (score - best)/(defaults - best), with a 95 % interval by bootstrap over tasks, where best is the "
         f"best of the grid's {int(np.prod(config.lattice))} points in {config.repeats} trainings of each, trained "
-        f"again from another seed; updates until the defaults' final score, the mean over tasks, {steps:,} where it is not "
-        "reached, and in how many; updates of GANs on a new task, the scored training included, and before it."
+        f"again from another seed; updates until the defaults' final score, the mean over tasks, {steps:,} where it is "
+        "not reached, and in how many; updates of GANs on a new task, the scored training included, and before it."
         + (" What is learned was learned on mixtures." if config.learned else ""),
         "",
         "| tuner | score | regret, % | updates to the defaults' score | reached | updates on a task | before |",
