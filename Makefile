@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 EXTRACTORS := digits fashion omniglot
 
-.PHONY: demo test test-full check docs mutants bench guard features $(EXTRACTORS:%=features-%) lock
+.PHONY: demo test test-slow test-full check docs mutants bench guard features $(EXTRACTORS:%=features-%) lock
 
 demo: $(READY)  ## train a DCGAN on the embedded digits; print its card, a grid of samples and their paths
 	rm -rf runs/demo
@@ -14,10 +14,13 @@ demo: $(READY)  ## train a DCGAN on the embedded digits; print its card, a grid 
 	$(BIN)/gan-jax evaluate runs/demo --n 1000
 	$(BIN)/gan-jax sample runs/demo --n 100 --out runs/demo/grid.png
 
-test: $(READY)  ## the test suite, without its slow part
-	$(BIN)/pytest -n auto --dist worksteal -m "not full"
+test: $(READY)  ## the test suite, without its slow parts
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not full"
 
-test-full: $(READY)  ## all of it: kill sweeps and whole trainings too
+test-slow: $(READY)  ## what takes ten seconds or more: whole studies, pages, many devices and kills
+	$(BIN)/pytest -n auto --dist worksteal -m "slow and not full"
+
+test-full: $(READY)  ## all of it: sweeps of kills and whole trainings too
 	$(BIN)/pytest -n auto --dist worksteal --hypothesis-profile full
 
 check: $(READY)  ## lint, format, types

@@ -423,6 +423,7 @@ def kill_at_random(command: list[str], directory: Path, moments: random.Random) 
     process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.full)])
 def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path, kills):
     # A picture a hundred steps makes it last as long as the kills take.

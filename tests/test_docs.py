@@ -61,6 +61,7 @@ def execute(page: str, folder: Path) -> None:
             assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if languages(page) == {"python"}])
 def test_blocks_of_python_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

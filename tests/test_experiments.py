@@ -27,6 +27,7 @@ def test_the_table_of_experiments_is_what_their_docstrings_say():
     assert (folder / "README.md").read_text() == made, "make experiments/README.md"
 
 
+@pytest.mark.slow
 @every_study
 def test_a_study_at_the_smallest_computes_each_cell_and_reports_at_each_stage(name, tmp_path):
     study = BUILT[name]

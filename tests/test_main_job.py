@@ -21,6 +21,7 @@ def train(run, *words):
     return [sys.executable, "-c", code, "train", "mnist_dcgan", "--run", str(run), *words]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kills", "size"),
     [(2, SMALL), pytest.param(6, SMALL, marks=pytest.mark.full), pytest.param(3, [], marks=pytest.mark.full)],

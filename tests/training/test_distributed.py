@@ -75,6 +75,7 @@ def near(left, right):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), left, right)
 
 
+@pytest.mark.slow
 def test_processes_train_together_what_one_trains_alone(tmp_path):
     run, alone = tmp_path / "run", tmp_path / "alone"
     words = [*RING, "--steps", "4"]

@@ -217,6 +217,7 @@ def study(tmp_path):
     return tmp_path / "study"
 
 
+@pytest.mark.slow
 def test_a_study_controls_a_run_which_is_resumed_exactly_and_needs_the_study_no_more(tmp_path, study, capsys):
     run, whole = tmp_path / "run", tmp_path / "whole"
     words = [*RING, "--controller", str(study)]

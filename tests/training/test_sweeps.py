@@ -29,6 +29,7 @@ def near(left, right):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), left, right)
 
 
+@pytest.mark.slow
 def test_each_member_is_the_run_that_its_seed_would_train_alone(tmp_path, capsys):
     many = tmp_path / "many"
     words = [*RING, "--steps", "4", "--seeds", "3..5", "--group", "2", "--run", str(many)]
@@ -77,6 +78,7 @@ def test_what_means_nothing_side_by_side_is_refused(tmp_path, capsys):
     assert "begun with steps 2, not 4" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_members_of_a_grid_are_the_runs_that_their_fields_would_train_alone(tmp_path, capsys):
     many = tmp_path / "many"
     grid = ["--grid", "generator-rate=1e-3,1e-1", "--grid", "batch=8,6"]
@@ -126,6 +128,7 @@ def test_a_grid_is_each_value_with_each_and_nothing_else(tmp_path, capsys):
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_fields_of_any_kind_may_be_in_a_grid(tmp_path):
     module = lookup.load(lookup.find("mnist_dcgan"))
     experiment = lookup.find("mnist_dcgan")
@@ -136,6 +139,7 @@ def test_fields_of_any_kind_may_be_in_a_grid(tmp_path):
     assert made.widths == (4, 5, 6)
 
 
+@pytest.mark.slow
 def test_a_cell_that_was_killed_as_its_members_were_written_down_goes_on(tmp_path, monkeypatch):
     many, other = tmp_path / "many", tmp_path / "other"
     words = [*RING, "--steps", "4", "--grid", "penalty=1,2", "--grid", "generator_rate=1e-3,1e-1"]
