@@ -569,12 +569,13 @@ def rows_of(name: str, result: Mapping[str, Any], title: str) -> dict[str, Line]
 def table(config: Config, title: str, done: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Line]) -> list[str]:
     """Return the table of a set."""
     steps = config.horizon * config.updates
+    count = "one training" if config.repeats == 1 else f"{config.repeats} trainings"
     text = [
         f"## {title}",
         "",
         f"After {steps:,} updates, over {config.tested} unseen tasks: energy distance, mean ± 95 % interval; regret of "
         "the means, (score - best)/(defaults - best), with a 95 % interval by bootstrap over tasks, where best is the "
-        f"best of the grid's {int(np.prod(config.lattice))} points in {config.repeats} trainings of each, trained "
+        f"best of the grid's {int(np.prod(config.lattice))} points in {count} of each, trained "
         f"again from another seed; updates until the defaults' final score, the mean over tasks, {steps:,} where it is "
         "not reached, and in how many; updates of GANs on a new task, the scored training included, and before it."
         + (" What is learned was learned on mixtures." if config.learned else ""),

@@ -100,7 +100,7 @@ def _job(command: Launch, experiment: lookup.Experiment, words: Sequence[str]) -
     if len(wheels) != 1 or wheels[0].suffix != ".whl" or not wheels[0].is_file():
         found = ", ".join(map(str, wheels)) or "no wheel in dist"
         raise ValueError(f"--wheel: there is {found}; make one by `pip wheel --no-deps -w dist .` and name it")
-    if "--controller" in words:
+    if any(word.partition("=")[0] == "--controller" for word in words):
         raise ValueError(
             "--controller: a slice is given the wheel and the experiment, and no study: train here with it"
         )

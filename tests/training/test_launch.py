@@ -580,6 +580,8 @@ def test_local_resumes_a_run_that_is_there(here, capsys):
         ((str(TOY), "--backend", "queued", *CLOUD, "--retries", "-1"), "--retries -1"),
         ((str(TOY), "--backend", "queued", *CLOUD, "--wheel", "none.whl"), "--wheel"),
         ((str(TOY), "--backend", "queued", *CLOUD, "--", "--run", "a"), "before the --"),
+        ((str(TOY), "--backend", "queued", *CLOUD, "--", "--controller", "runs/study"), "no study"),
+        ((str(TOY), "--backend", "queued", *CLOUD, "--", "--controller=runs/study"), "no study"),
         ((str(TOY), "--backend", "local:2", "--slice", "v6e-8"), "--slice v6e-8 means nothing"),
         ((str(TOY), "--backend", "local:0"), "local:0"),
         ((str(TOY), "--backend", "local"), "as in local:2"),
