@@ -253,6 +253,20 @@ def test_a_probe_is_measured_once_and_starting_numbers_are_drawn_between_their_b
     np.testing.assert_allclose(state.metrics["probe/distance"], observation[0])
 
 
+def test_a_learner_may_begin_as_its_task_says_at_the_numbers_of_its_start():
+    learner = noisy(1)
+
+    def begin(hyper, key, task):
+        return learner.init(hyper, key, hyper["rate"] * task.support["x"][0])
+
+    begun = environment(learner, begin=begin)
+    start = begun.draw(KEY)._replace(numbers=jnp.array([0.4]))
+    _, first = begun.reset(KEY, start)
+    c = np.asarray(start.task.support["x"][0])
+    np.testing.assert_allclose(first.learner[0], 0.4 * c, rtol=1e-6)
+    np.testing.assert_allclose(first.score, 0.5 * np.sum(np.square(0.6 * c)), rtol=1e-5)
+
+
 def test_an_environment_is_traced_once_for_all_its_steps_and_tasks():
     traces, plain = [], quadratic(RATE)
 
