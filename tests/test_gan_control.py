@@ -47,6 +47,33 @@ def test_a_search_costs_its_points_times_its_repeats():
     assert set(costs.values()) == {episode}
 
 
+def test_a_search_judges_its_points_by_as_many_trainings(monkeypatch):
+    asked = []
+
+    def search(environment, candidates, key, start, seeds):
+        asked.append((len(candidates), seeds))
+        raise KeyError("enough is known")
+
+    monkeypatch.setattr(STUDY.tuners, "search", search)
+    config = with_(lattice=(2, 3, 1, 1), repeats=5)
+    for name in ("grid", "random"):
+        with pytest.raises(KeyError, match="enough"):
+            STUDY.test(config, STUDY.mixtures(config), name, None)
+    assert asked == [(6, 5)] * 2
+    with pytest.raises(ValueError, match="repeats=0"):
+        STUDY.build(with_(repeats=0))
+
+
+@pytest.mark.slow
+def test_images_are_controlled_too(tmp_path):
+    config = with_(sets=("digits",), tuners=("constant",), width=1, shots=16, points=16)
+    found = STUDY.build(config).cells["digits-constant"](tmp_path)["tested"]["unseen classes"]
+    score = np.array(found["score"])
+    assert score.shape == (2, 1, 3)
+    assert (score > 0).all()
+    assert (score <= STUDY.LIMITS["digits"][1]).all()
+
+
 def test_regret_is_none_at_the_best_and_all_at_the_defaults():
     default, best = np.array([3.0, 5.0]), np.array([1.0, 2.0])
     regret = {final: STUDY._regret(np.array(final), default, best) for final in ((1.0, 2.0), (3.0, 5.0), (2.0, 3.5))}
@@ -74,7 +101,7 @@ def learned(tmp_path):
 OPTIONS = {"updates": 1, "horizon": 2, "budget": 16, "trials": 4, "tested": 2, "d-steps": 2, "shots": 4, "points": 4}
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_what_was_learned_on_mixtures_is_tested_elsewhere_without_learning(learned, tmp_path, capsys):
     there = json.loads((learned / "cells" / "mixtures-schedule.json").read_bytes())["result"]
     options = [f"--{name}={value}" for name, value in (OPTIONS | {"batch": 2, "learned": learned}).items()]

@@ -66,9 +66,16 @@ def narrow(params: Params, share: float | Float[Array, ""]) -> Params:
     networks of different widths in this way, under vmap.
 
     Args:
-        params: of any network in this module without labels.
-        share: in (0, 1]; of W units ⌈share · W⌉ are left.
+        params: of any network in this module without labels: "layers" of kernel [I, O] and bias [O].
+        share: in (0, 1]; of W units ⌈share · W⌉ are left. A traced one passes unchecked.
+
+    Raises:
+        ValueError: a share out of its range, or parameters of a network that takes labels.
     """
+    if not isinstance(share, jax.core.Tracer) and not 0 < share <= 1:
+        raise ValueError(f"share={share} is not in (0, 1]: 1 leaves every unit")
+    if more := ", ".join(sorted(params.keys() - {"layers"})):
+        raise ValueError(f"a network with {more} is not narrowed: give one without labels")
     layers = params["layers"]
     last, left, narrowed = len(layers) - 1, None, {}
     for depth, layer in sorted(layers.items()):
@@ -79,7 +86,7 @@ def narrow(params: Params, share: float | Float[Array, ""]) -> Params:
             left = jnp.arange(len(bias)) < jnp.ceil(share * len(bias))
             kernel, bias = kernel * left[None, :], bias * left
         narrowed[depth] = {"kernel": kernel, "bias": bias}
-    return {**params, "layers": narrowed}
+    return {"layers": narrowed}
 
 
 def _layers(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.List:

@@ -129,7 +129,7 @@ def controller(directory: Path, steps: int) -> Mapping[str, Any]:
 
 
 def results(directory: Path) -> Mapping[str, Any]:
-    """Return what a study's finished cells have come to, by their names. ValueError: no study."""
+    """Return what a study's finished cells have come to, by their names. ValueError: no study, or unreadable."""
     return studies.finished(_study(directory)[1], directory)
 
 
@@ -163,7 +163,7 @@ def steered(program: Program, kept: Mapping[str, Any]) -> tuple[Program, tuple[s
 def _study(directory: Path) -> tuple[StudyRecord, Study, Experiment]:
     record = runs.read(directory)
     if not isinstance(record, StudyRecord) or record.members:
-        raise ValueError(f"{directory} is a run of {record.experiment}: a controller is learned by a study")
+        raise ValueError(f"{directory} is a run of {record.experiment}: a study is asked for")
     return record, *rebuild(record)
 
 

@@ -71,6 +71,16 @@ def test_it_begins_at_the_deviations_of_a_network_of_that_width():
         np.testing.assert_allclose(kernel.std(), inputs**-0.5, rtol=0.15)
 
 
+def test_what_cannot_be_narrowed_is_refused():
+    params, _ = mlp.discriminator((2,), widths=(4,), dropout=0.0).init(KEY)
+    for share in (0.0, -0.5, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="share="):
+            mlp.narrow(params, share)
+    labelled, _ = mlp.discriminator((2,), widths=(4,), dropout=0.0, classes=3).init(KEY)
+    with pytest.raises(ValueError, match="projection"):
+        mlp.narrow(labelled, 0.5)
+
+
 def test_everything_is_left_of_a_share_of_1():
     params, _ = mlp.perceptron(3, 1, widths=(5, 4)).init(KEY)
     jax.tree.map(np.testing.assert_array_equal, mlp.narrow(params, 1.0), params)
