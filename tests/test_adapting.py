@@ -12,6 +12,7 @@ from gan_jax.data import images
 from gan_jax.divergences.integral import energy_distance
 from gan_jax.metrics import features
 
+pytestmark = pytest.mark.slow  # a model is trained first
 SMALL = "--width 2 --latent 3 --shots 2 --queries 2 --tasks 2 --inner-steps 1 --steps 2 --data digits"
 
 

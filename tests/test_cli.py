@@ -253,6 +253,7 @@ def test_an_alarm_ends_a_run_at_its_last_finite_state(tmp_path, capsys):
     assert (alarm["kind"], alarm["step"], alarm["back_to"]) == ("not finite", 17, 15)
 
 
+@pytest.mark.slow
 def test_a_run_that_collapses_is_rolled_back_and_diagnosed(tmp_path, capsys):
     """Rates of .5 on two neurons: whatever they learn they lose."""
     run = tmp_path / "run"
@@ -288,6 +289,7 @@ def test_a_run_that_no_longer_improves_is_done(tmp_path, capsys):
     assert not (tmp_path / "alarms.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_probe_of_a_state_that_is_not_finite_is_said_to_be_that(tmp_path, capsys):
     words = ["--widths", "4", "--batch", "8", "--rate", "1e38", "--steps", "10", "--chunk", "10", "--score-every", "0"]
     assert cli.main(["train", "collapse_demo", "--run", str(tmp_path), *words, "--probe-every", "10"]) == 3
@@ -724,6 +726,7 @@ def test_a_message_without_boxes_of_unicode_is_read_as_well():
 # The compilation cache
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept_and_change_no_bit(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     environment |= {"GAN_JAX_CACHE": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}

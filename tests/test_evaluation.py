@@ -28,6 +28,7 @@ def tiny(data, **fields):
     return program, images.load(data, size=28), program.init(jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_an_untrained_generator_is_as_far_as_the_untrained_one():
     program, source, state = tiny("digits")
     card = program.measure(jax.random.key(1), state, 600)
@@ -40,6 +41,7 @@ def test_an_untrained_generator_is_as_far_as_the_untrained_one():
     assert "label_accuracy" not in card
 
 
+@pytest.mark.slow
 def test_the_untrained_weights_are_not_made_of_the_latents_numbers(monkeypatch):
     seen = []
     program, _, state = tiny("digits")
@@ -60,6 +62,7 @@ def test_the_untrained_weights_are_not_made_of_the_latents_numbers(monkeypatch):
     assert abs(np.corrcoef(latents[:n], weights[:n])[0, 1]) < 6 / np.sqrt(n)
 
 
+@pytest.mark.slow
 def test_a_conditional_gan_is_asked_for_each_class_equally_often(monkeypatch):
     program, _, state = tiny("digits", conditional=True)
     asked = []
@@ -218,6 +221,7 @@ def test_the_score_of_points_of_the_mixture_itself_is_the_noise_of_sampling():
     assert next(iter(same)) == "sliced_wasserstein"  # by which a run is stopped
 
 
+@pytest.mark.slow
 def test_the_score_of_images_is_the_cards_distance_and_sees_a_collapse():
     _, source, _ = tiny("digits")
 

@@ -92,6 +92,7 @@ def test_it_says_what_how_and_with_what_result(name):
     assert all(field.default is not dataclasses.MISSING for field in dataclasses.fields(config))
 
 
+@pytest.mark.slow
 def test_conditional_variants_take_the_label():
     for name in ("mnist_dcgan", "mnist_mlp"):
         module = MODULES[name]

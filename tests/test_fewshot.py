@@ -77,6 +77,7 @@ def adapted_loss(model, batches, judge, levels):
     return loss, learner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_the_meta_gradient_equals_central_differences(rule):
     """Through three steps under Adam and batch normalisation, of the initialisation and of all hyperparameters."""
@@ -96,6 +97,7 @@ def test_the_meta_gradient_equals_central_differences(rule):
         np.testing.assert_allclose(slope, numeric, rtol=1e-5, atol=1e-5 * np.abs(numeric).max())
 
 
+@pytest.mark.slow
 def test_a_thousand_inner_runs_give_finite_meta_gradients():
     model = small()
     loss, learner = adapted_loss(model, 2, fewshot.distance(model, 4), levels=1)
@@ -176,6 +178,7 @@ def test_a_state_is_judged_by_the_parameters_that_it_has_now(judge):
     assert found[0] != learner.loss(model.hyper, KEY, state, support())
 
 
+@pytest.mark.slow
 def test_first_order_learners_need_a_judge_that_reaches_both_players():
     model = small()
     tasks = jax.tree.map(lambda x: x[None], Task(support(4), support(4, jax.random.key(2))))

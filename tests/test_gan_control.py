@@ -18,6 +18,7 @@ def with_(**changes):
     return dataclasses.replace(SMALLEST, **changes)
 
 
+@pytest.mark.slow
 def test_varied_tasks_know_of_fewer_points_and_train_narrower_networks():
     environment = STUDY.varied(with_(shots=32, widths=(8, 8))).environments["train"]
     starts = jax.vmap(environment.draw)(jax.random.split(jax.random.key(0), 40))

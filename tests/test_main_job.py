@@ -45,6 +45,7 @@ def test_a_dcgan_killed_at_any_moment_ends_as_one_that_was_not(tmp_path, kills, 
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
+@pytest.mark.slow
 def test_the_rule_gets_as_many_batches_as_it_consumes(tmp_path):
     run = tmp_path / "run"
     words = ["--steps", "2", "--chunk", "1", "--d-steps", "3", *SMALL]
@@ -53,6 +54,7 @@ def test_the_rule_gets_as_many_batches_as_it_consumes(tmp_path):
     assert (state.point.rule.count.generator, state.point.rule.count.discriminator) == (2, 6)
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_pictures_is_found_from_anywhere(tmp_path, monkeypatch):
     from PIL import Image
 

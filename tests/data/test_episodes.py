@@ -149,6 +149,7 @@ def test_the_embedded_digits_divide():
     episodes.require(held_out, 100)
 
 
+@pytest.mark.slow
 def test_real_omniglot_has_twenty_drawings_of_each_character():
     if not (PREPARED / "omniglot").is_dir():
         pytest.skip("omniglot is not prepared: set TFDS_DATA_DIR to where it is")

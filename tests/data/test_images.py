@@ -146,6 +146,7 @@ def test_another_size_is_another_entry_of_the_cache():
     assert images.load().train.image.shape == (4000, 28, 28, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist", pytest.param("fashion_mnist", marks=pytest.mark.full)])
 def test_the_real_sets_have_their_published_sizes(name):
     loaded = prepared(name)

@@ -244,6 +244,7 @@ def dense(game, point, batch):
     return np.asarray(jax.jit(jax.jacfwd(flow))(here), np.float64)
 
 
+@pytest.mark.slow
 def test_of_a_gan_with_a_thousand_parameters():
     game, point, batch = ring_gan(0, None)
     expected = np.linalg.eigvals(dense(game, point, batch))
@@ -269,6 +270,7 @@ def test_of_a_trained_gan_with_a_penalty(precision):
         assert error > 0.1 or abs(expected - value).min() < 2 * error * abs(value)
 
 
+@pytest.mark.slow
 def test_through_convolutions_however_they_are_computed():
     def hessenberg(name):
         made = LOWERINGS[name]()

@@ -72,6 +72,7 @@ def test_rematerialisation_changes_no_number():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), kept, plain)
 
 
+@pytest.mark.slow
 def test_with_three_levels_memory_at_50_steps_is_under_twice_that_at_5():
     learner = regression(64)
     params = learner.get_params(learner.init(learner.hyper, KEY))

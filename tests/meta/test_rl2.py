@@ -316,6 +316,7 @@ def test_a_step_is_traced_once_and_moves_all_weights():
     assert all(jnp.isfinite(value) for value in metrics.values())
 
 
+@pytest.mark.slow
 def test_it_learns_which_arm_pays():
     """Of two arms one always pays and the other never; whoever remembers the first pull earns 5.5 of 6."""
     known = bandits(2)._replace(draw=lambda key: jax.random.permutation(key, jnp.array([0.0, 1.0])))

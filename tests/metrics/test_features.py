@@ -86,6 +86,7 @@ def test_the_extractor_of_digits_reads_the_embedded_digits():
     assert (probabilities.argmax(axis=1) == source.test.label).mean() >= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["mnist", "fashion_mnist"])
 def test_real_images_are_read_as_often_as_the_record_says(data):
     test, extractor = prepared(data).test, features.extractor(data)

@@ -51,6 +51,7 @@ def test_dropout_is_a_function_of_the_key_and_differs_between_layers():
         mlp.discriminator((8,), dropout=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [28, 32, 64])
 @pytest.mark.parametrize("classes", [0, 3])
 def test_the_dcgan_pair_maps_latents_to_images_in_range_and_images_to_logits(size, classes):

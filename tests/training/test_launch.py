@@ -234,6 +234,7 @@ def test_all_files_are_copied_and_only_what_was_copied_is_used(backend, tmp_path
     assert "--require-hashes" not in unlocked
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not installed")
 def test_the_vendors_linter_passes_all_vectors(tmp_path):
     """It knows commands and their flags, and neither zones nor types."""

@@ -76,6 +76,7 @@ def assert_near(left, right):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), left, right)
 
 
+@pytest.mark.slow
 def test_a_controller_that_keeps_everything_is_plain_training():
     made = program(d_steps=1)
     state = loop.train(steering.steered(made, controller(control.KEEP, control.KEEP), every=EVERY), KEY, steps=5).state
@@ -83,6 +84,7 @@ def test_a_controller_that_keeps_everything_is_plain_training():
     np.testing.assert_allclose(state.numbers, [made.tunable.hyper.rates.generator, 2.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [pytest.param(1, marks=pytest.mark.full), 4])
 def test_dials_are_turned_before_the_first_step_and_each_so_many_steps_up_to_their_bounds(chunk):
     made = program(d_steps=1)
@@ -99,6 +101,7 @@ def test_dials_are_turned_before_the_first_step_and_each_so_many_steps_up_to_the
     np.testing.assert_allclose(state.numbers, [RATE.high, 2.0])
 
 
+@pytest.mark.slow
 def test_what_is_seen_is_what_was():
     made, steps = program(d_steps=1), 2 * HORIZON * EVERY
     begins = made.tunable.hyper.rates.generator

@@ -60,6 +60,7 @@ def test_each_member_is_the_run_that_its_seed_would_train_alone(tmp_path, capsys
     near(gan_jax.load(member).state, gan_jax.load(tmp_path / "4").state)
 
 
+@pytest.mark.slow
 def test_what_means_nothing_side_by_side_is_refused(tmp_path, capsys):
     def refused(*words):
         assert cli.main([*words, "--run", str(tmp_path / "run")]) == 2
@@ -158,6 +159,7 @@ def test_a_cell_that_was_killed_as_its_members_were_written_down_goes_on(tmp_pat
         assert rows(many / "members" / member.name) == rows(member)
 
 
+@pytest.mark.slow
 def test_what_each_setting_makes_of_its_chunk_is_kept(tmp_path):
     """The steps of a call may follow from a field: what is recorded is what was typed, and not what it led to."""
     source = lookup.find("ring").path.read_text()
