@@ -83,7 +83,6 @@ def close(left, right, rtol=2e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6), left, right)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [*RULES, *PLAIN_RULES])
 def test_every_rule_on_shares_makes_the_step_of_the_whole_batch(name):
     """Those that differentiate gradients too, forwards and backwards: their products are means over devices."""
@@ -110,7 +109,6 @@ def test_every_rule_on_shares_makes_the_step_of_the_whole_batch(name):
         close(*steps(seed))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["simultaneous", "alternating", "optimistic", "consensus"])
 def test_a_rule_on_slices_makes_the_step_of_the_whole_batch(name):
     made, game = rule(name), losses()

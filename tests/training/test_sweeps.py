@@ -129,7 +129,6 @@ def test_a_grid_is_each_value_with_each_and_nothing_else(tmp_path, capsys):
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_fields_of_any_kind_may_be_in_a_grid(tmp_path):
     module = lookup.load(lookup.find("mnist_dcgan"))
     experiment = lookup.find("mnist_dcgan")
