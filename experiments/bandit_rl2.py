@@ -28,6 +28,7 @@ import optax
 from gan_jax.base import Environment, Report, Study
 from gan_jax.meta import rl2, strategies
 from gan_jax.meta.environments import Agent, bandits, evaluate, trial
+from gan_jax.rules.gradients import check
 from gan_jax.training import studies
 
 CHUNK = 10  # steps in one compiled call
@@ -81,17 +82,17 @@ class Config:
     """Pulls in a trial."""
     arms: tuple[int, ...] = (5, 10, 50)
     """Arms of a bandit."""
-    budget: int = 25_000_000
+    budget: int = 50_000_000
     """Pulls that the policy learns from in each setting."""
-    hidden: int = 48
+    hidden: int = 64
     """Width of the memory; the paper has 256."""
-    trials: int = 512
-    """Trials played in a step."""
+    batch: int = 12_800
+    """Pulls played in a step, in as many whole trials; the paper has 250,000."""
     epochs: int = 3
     """Times that a step's trials are learned from."""
     minibatches: int = 8
     """Parts of the trials that make an update each."""
-    rate: float = 5e-3
+    rate: float = 3e-3
     """Adam's rate, which falls linearly to zero."""
     discount: float = 0.99
     """Of rewards within a trial, for each step."""
@@ -105,7 +106,7 @@ class Config:
     """Instances of each setting that are played in testing; as many more choose hyperparameters."""
 
 
-SMALLEST = Config(pulls=(3,), arms=(2,), budget=16, hidden=4, trials=4, minibatches=2, tested=4)
+SMALLEST = Config(pulls=(3,), arms=(2,), budget=16, hidden=4, batch=12, minibatches=2, tested=4)
 
 
 def build(config: Config, data: str | None = None, data_dir: str | None = None) -> Study:
@@ -123,9 +124,15 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     return Study(cells, partial(report, config))
 
 
+def trials(config: Any, environment: Environment) -> int:
+    """Return how many trials, which divide into the minibatches, come closest to the batch that is asked for."""
+    check(minibatches=config.minibatches, batch=config.batch)
+    return config.minibatches * max(1, round(config.batch / (config.minibatches * environment.horizon)))
+
+
 def updates(config: Any, environment: Environment) -> int:
     """Return how many steps of the learner come closest to the steps of the environment that are asked for."""
-    return max(1, round(config.budget / (config.trials * environment.horizon)))
+    return max(1, round(config.budget / (trials(config, environment) * environment.horizon)))
 
 
 def learner(config: Any, environment: Environment) -> rl2.RL2:
@@ -134,7 +141,7 @@ def learner(config: Any, environment: Environment) -> rl2.RL2:
     rate = optax.linear_schedule(config.rate, 0.0, steps * config.epochs * config.minibatches)
     options = rl2.Config(
         hidden=config.hidden,
-        trials=config.trials,
+        trials=trials(config, environment),
         epochs=config.epochs,
         minibatches=config.minibatches,
         discount=config.discount,
@@ -155,7 +162,7 @@ def learned(config: Any, environment: Environment, directory: Path) -> Mapping[s
         return {"updates": trained.step, "stopped": trained.stop.reason}
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     rates = [row["images_per_second"] for row in rows if row["images_per_second"]]
-    played = config.trials * environment.horizon
+    played = trials(config, environment) * environment.horizon
     test = jax.jit(lambda key, params: evaluate(environment, mine.agent(params), key, config.tested))
     estimate = test(jax.random.fold_in(key, TEST), trained.state.params)
     return {

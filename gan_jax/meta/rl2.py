@@ -52,6 +52,9 @@ class Config:
     """Weight of the policy's entropy in the loss: a number, or a function of the steps done."""
     truncation: int | None = None
     """Steps through which gradients are propagated back; None is the whole trial."""
+    span: int | None = None
+    """Steps for which the longest-lived units of the memory keep what they hold before anything is learned; None is the
+    whole trial. At 2 all of them lose half at each step."""
 
 
 class Weights(NamedTuple):
@@ -125,7 +128,7 @@ def rl2(environment: Environment, optimiser: optax.GradientTransformation, confi
     unit = sum(config.discount**step for step in range(environment.horizon))
 
     def init(key: Key) -> RL2State:
-        params = weights(key, environment, config.hidden)
+        params = weights(key, environment, config.hidden, config.span)
         return RL2State(params, optimiser.init(params), jnp.int32(0))
 
     def act(params: Weights, memory: Array, seen: Seen, key: Key) -> tuple[Array, Array]:
@@ -240,19 +243,24 @@ def standardised(advantage: Float[Array, "L B"], ongoing: Bool[Array, "L B"]) ->
     return (advantage - mean) / (deviation + 1e-8)
 
 
-def weights(key: Key, environment: Environment, hidden: int) -> Weights:
+def weights(key: Key, environment: Environment, hidden: int, span: int | None = None) -> Weights:
     """Draw a policy that is almost uniform, with a memory of width `hidden`.
 
-    The recurrent maps are orthogonal, the policy's head begins near zero, and the value's at zero.
+    The recurrent maps are orthogonal, the policy's head begins near zero, and the value's at zero. Undriven, a unit of
+    the memory keeps 1 − 1/t of what it holds at each step, with t drawn between 2 and `span`, as `Config` has it: the
+    chrono initialisation of Tallec and Ollivier 2018 (arXiv 1804.11188), section 2. Where all forget half of it at a
+    step, nothing of a trial's beginning comes down to its end, nor of the end's gradient to the beginning.
     """
+    span = environment.horizon if span is None else span
     inputs = environment.observation + sum(environment.choices) + 1
     outputs = sum(environment.choices)
-    input_key, recurrent_key, policy_key = jax.random.split(key, 3)
+    input_key, recurrent_key, policy_key, span_key = jax.random.split(key, 4)
     orthogonal = jax.vmap(lambda key: jax.nn.initializers.orthogonal()(key, (hidden, hidden)))
+    kept = jnp.log(jax.random.uniform(span_key, (hidden,), minval=1, maxval=max(span - 1, 1)))
     return Weights(
         inputs=jax.nn.initializers.glorot_uniform()(input_key, (inputs, 3 * hidden)),
         recurrent=jnp.concatenate(list(orthogonal(jax.random.split(recurrent_key, 3))), axis=1),
-        bias=jnp.zeros(3 * hidden),
+        bias=jnp.zeros(3 * hidden).at[hidden : 2 * hidden].set(kept),
         policy=jax.nn.initializers.orthogonal(0.01)(policy_key, (hidden, outputs)),
         policy_bias=jnp.zeros(outputs),
         value=jnp.zeros(hidden),
@@ -358,6 +366,8 @@ def _check(environment: Environment, config: Config) -> None:
             raise ValueError(f"{name}={weight} is not a finite weight of at least 0")
     if config.trials % config.minibatches:
         raise ValueError(f"{config.trials} trials do not divide into {config.minibatches} minibatches: give a multiple")
+    if config.span is not None and config.span < 2:
+        raise ValueError(f"span={config.span}: a memory lasts 2 steps or more")
     if config.truncation is not None:
         check(truncation=config.truncation)
         if environment.horizon % config.truncation:

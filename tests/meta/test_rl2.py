@@ -305,6 +305,26 @@ def test_a_policy_begins_almost_uniform_with_orthogonal_recurrent_maps():
     assert not fresh(params).any()
 
 
+@pytest.mark.parametrize("span", [None, 10, 2])
+def test_a_memory_begins_by_lasting_as_long_as_its_span(span):
+    environment, hidden = trial(bandits(5), 30), 2000
+    params = weights(KEY, environment, hidden, span)
+    # Driven by nothing, so that what is left after a step is what the gate keeps.
+    still = jax.tree.map(jnp.zeros_like, params)._replace(bias=params.bias)
+    kept = np.asarray(recall(still, jnp.ones(hidden), jnp.int32(1), jnp.zeros(params.inputs.shape[0])), float)
+    lasting, longest = 1 / (1 - kept), 30 if span is None else span
+    assert lasting.min() >= 2 - 1e-4
+    assert lasting.max() <= longest + 1e-2
+    # Uniform between 2 and the span: its mean, and its deviation to about three standard errors.
+    assert lasting.mean() == pytest.approx((2 + longest) / 2, abs=0.02 * (longest - 2) + 1e-4)
+    assert lasting.std() == pytest.approx((longest - 2) / 12**0.5, rel=0.04, abs=1e-4)
+
+
+def test_a_trial_of_one_step_needs_no_lasting_memory():
+    params = weights(KEY, trial(bandits(2), 1), 4)
+    assert not params.bias.any()
+
+
 def test_a_step_is_traced_once_and_moves_all_weights():
     learner = rl2(trial(mdps(2, 2, 2), 2), optax.adam(1e-2), SMALL)
     step = jax.jit(chex.assert_max_traces(learner.step, n=1))
@@ -365,6 +385,7 @@ def test_values_learn_what_is_still_to_come_before_the_end_of_the_trial():
         ({"clip": 0.0}, "clip=0.0"),
         ({"value_weight": -1.0}, "value_weight=-1.0"),
         ({"entropy_weight": float("nan")}, "entropy_weight=nan"),
+        ({"span": 1}, "span=1"),
         ({"truncation": 0}, "truncation=0"),
         ({"truncation": 3}, "a trial of 4 steps does not divide into truncations of 3"),
     ],
