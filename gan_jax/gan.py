@@ -271,7 +271,8 @@ def adversarial(
             arXiv 1712.04086, section 3).
 
     Raises (when played):
-        ValueError: if a batch is no whole number of packs.
+        ValueError: if a batch is no whole number of packs, the generator's samples are not of the shape of the data, or
+            the discriminator does not give one logit for each example, [B].
 
     Fakes get the labels of the batch: both sides then show each class equally often. The penalty is called with
     its loss's key and derives the same latents and masks from it, so XLA computes them once.
@@ -288,6 +289,10 @@ def adversarial(
         fake, generator_stats = networks.generator.apply(
             params.generator, stats.generator, z, label=label, train=True, key=generator_key
         )
+        if fake.shape != real.shape:
+            raise ValueError(
+                f"the generator gives {list(fake.shape)} where the data are {list(real.shape)}: give one shape"
+            )
 
         if augment is not None:
             # Not from the split above: without augmentation the numbers of a run stay what they were.
@@ -303,6 +308,11 @@ def adversarial(
 
         real_logits, discriminator_stats = critic(real, stats.discriminator, real_key)
         fake_logits, discriminator_stats = critic(fake, discriminator_stats, fake_key)
+        if real_logits.shape != (len(real),):  # [B, 1] would train until it meets something of [B], and broadcasts
+            raise ValueError(
+                f"the discriminator gives {list(real_logits.shape)} for {len(real)} examples: give logits [B], one "
+                "number for each, without an axis more"
+            )
 
         def penalise(regularizer: Regularizer) -> Array:
             return regularizer(penalty_key, lambda x: critic(x, stats.discriminator, real_key)[0], real, fake)

@@ -238,6 +238,23 @@ def test_a_packed_critic_judges_whole_packs():
         game.losses.discriminator(params, stats, KEY, {"x": jnp.ones((5, 2))})
 
 
+@pytest.mark.parametrize(
+    ("axes", "width", "message"),
+    [
+        (1, 2, r"the discriminator gives \[6, 1\] for 6 examples: give logits \[B\]"),
+        (0, 3, r"the generator gives \[6, 2\] where the data are \[6, 3\]: give one shape"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(axes, width, message):
+    critic = Network(lambda key: ({}, {}), lambda params, stats, x, **_: (x[:, :axes] if axes else x[:, 0], stats))
+    generator = linear(3, 2, 1.0)
+    game = adversarial(Pair(generator, critic), latents.normal(3), objectives.wasserstein())
+    params, stats = (Pair(mine, {}) for mine in generator.init(KEY))
+    for loss in game.losses:
+        with pytest.raises(ValueError, match=message):
+            loss(params, stats, KEY, {"x": jnp.ones((6, width))})
+
+
 @pytest.mark.parametrize("pack", [0, -1, 1.5, True])
 def test_a_pack_that_is_not_whole_and_positive_is_refused(pack):
     with pytest.raises(ValueError, match=f"pack={pack!r}"):
