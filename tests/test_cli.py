@@ -626,6 +626,7 @@ WRONG = [
     ("train {bad}", ["bad.py", "does not parse"]),
     ("train {clash}", ["clash.py", "steps"]),
     ("train {toy} --rates.generater 1", ["--rates.generater", "did you mean --rates.generator FLOAT"]),
+    ("train ring --step 4", ["--step", "did you mean --steps INT"]),
     ("train {toy} --nonsense 1", ["--nonsense", "--help"]),
     ("train {toy} stray", ["stray"]),
     ("train {toy} --batch many", ["--batch", "'many'", "INT"]),

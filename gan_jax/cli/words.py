@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import itertools
 import re
@@ -294,7 +295,9 @@ def _message(box: str, prog: str) -> str:
     ruled = itertools.groupby(rows, key=lambda row: not row.strip("-─"))
     message, *others = (list(paragraph) for rule, paragraph in ruled if not rule)
     text = " ".join(message).removeprefix("Error parsing ").rstrip(".")
-    option = next((row for row in itertools.chain(*others) if re.match(r"--(?!help\b)[a-z]", row)), None)
-    if option is None:
+    options = {row.split()[0]: row for row in itertools.chain(*others) if re.match(r"--(?!help\b)[a-z]", row)}
+    if not options:
         return f"{text}; {prog} --help shows what there is"
+    given = next((word.strip(",:'") for word in text.split() if word.startswith(("--", "'--"))), "")
+    option = options[difflib.get_close_matches(given, options, n=1, cutoff=0)[0]]
     return f"{text}; {'it takes' if option.split()[0] in text.replace(':', ' ').split() else 'did you mean'} {option}"
