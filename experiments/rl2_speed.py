@@ -6,13 +6,13 @@ Result: learning and playing, ours over PyTorch's on two AMD EPYC cores: 77 time
     control it (docs/rl2_speed/report.md)
 Cost: 7.5 minutes on two AMD EPYC cores
 
-The work is that of `bandit_rl2` at 10 pulls of 5 arms: its learner, batch, memory and updates. "learning" is all of it,
-rollouts and updates; "rollout" is playing alone. PyTorch has four ways (`experiments/peers/ppo_torch.py` says how):
-trials one after another, as its public RL² does; environments in a list and a policy for all of them, as recurrent PPO
-is commonly written; all in tensors, with gradients by hand; and that compiled by `torch.compile`. Each has one thread
-or all, whichever is faster for it. A test holds both sides to the same loss, gradients and weights after two steps of
-learning (tests/meta/test_peers_rl2.py). PyTorch keeps log-probabilities and values of a rollout, where ours reads them
-again when it learns.
+The work is that of `bandit_rl2` at 10 pulls of 5 arms, its learner and updates, with 512 trials and 48 units.
+"learning" is all of it, rollouts and updates; "rollout" is playing alone. PyTorch has four ways
+(`experiments/peers/ppo_torch.py` says how): trials one after another, as its public RL² does; environments in a list
+and a policy for all of them, as recurrent PPO is commonly written; all in tensors, with gradients by hand; and that
+compiled by `torch.compile`. Each has one thread or all, whichever is faster for it. A test holds both sides to the same
+loss, gradients and weights after two steps of learning (tests/meta/test_peers_rl2.py). PyTorch keeps log-probabilities
+and values of a rollout, where ours reads them again when it learns.
 
 Nobody else has an environment made of a GAN, that of `gan_control_rl2`: its row is ours alone.
 
@@ -49,7 +49,7 @@ PEERS = {
 ALONE, GAN = "alone", "gan"  # cells without a peer: where none is asked for, and where there is none
 TITLES = PEERS | {ALONE: "none"}
 WORKS = {"learning": "learning", "rollout": "rollout alone"}
-SHARED = ("hidden", "trials", "epochs", "minibatches", "rate", "discount", "trace", "entropy")
+SHARED = ("hidden", "epochs", "minibatches", "rate", "discount", "trace", "value_weight", "entropy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,10 @@ class Config:
     """Pulls in a trial."""
     arms: int = 5
     """Arms of a bandit."""
+    batch: int = 5120
+    """Pulls played in a step of learning, in as many whole trials."""
+    hidden: int = 48
+    """Width of the memory."""
 
 
 SMALLEST = Config(peers=(), gan=False, rounds=2, seconds=0.01, pulls=2, arms=2)
@@ -83,7 +87,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     if config.rounds < 1 or not 0 < config.seconds < 600:
         raise ValueError(f"{config.rounds} rounds of {config.seconds} s: give 1 or more, of a positive time")
     parts = lookup.load(lookup.find("bandit_rl2"))
-    options = parts.Config(pulls=(config.pulls,), arms=(config.arms,))
+    options = parts.Config(pulls=(config.pulls,), arms=(config.arms,), batch=config.batch, hidden=config.hidden)
     parts.learner(options, trial(bandits(config.arms), config.pulls))  # so that it is refused here, if it is
     python = turns.interpreter(config.peers)
     cells: dict[str, Any] = {
@@ -97,13 +101,14 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
 def setting(parts: Any, options: Any) -> dict[str, float]:
     """Return the numbers of `bandit_rl2`, at the first of its settings, that PyTorch is told."""
     (pulls, *_), (arms, *_), defaults = options.pulls, options.arms, rl2.Config()
+    environment = trial(bandits(arms), pulls)
     return {
         "pulls": pulls,
         "arms": arms,
+        "trials": parts.trials(options, environment),
         **{name: getattr(options, name) for name in SHARED},
         "clip": defaults.clip,
-        "value_weight": defaults.value_weight,
-        "steps": parts.updates(options, trial(bandits(arms), pulls)),
+        "steps": parts.updates(options, environment),
     }
 
 
@@ -130,10 +135,10 @@ def rollouts(environment: Environment, learner: rl2.RL2, trials: int) -> Program
 def cell(config: Config, parts: Any, options: Any, name: str, python: str | None, directory: Path) -> Mapping[str, Any]:
     """Measure ours and a peer in turns, in steps of the environment a second, learning and playing."""
     environment = trial(bandits(config.arms), config.pulls)
-    learner = parts.learner(options, environment)
+    learner, trials = parts.learner(options, environment), parts.trials(options, environment)
     programs = {
         "learning": rl2.program(learner, steps=parts.updates(options, environment)),
-        "rollout": rollouts(environment, learner, options.trials),
+        "rollout": rollouts(environment, learner, trials),
     }
     runners: dict[str, Runner] = {}
     with ExitStack() as stack:
@@ -144,11 +149,11 @@ def cell(config: Config, parts: Any, options: Any, name: str, python: str | None
                 other = turns.peer(str(python), script, name, work, words)
                 runners[f"{work}, theirs"] = stack.enter_context(other)
         rates = turns.rates(runners, rounds=config.rounds, seconds=config.seconds)
-    played = options.trials * environment.horizon
+    played = trials * environment.horizon
     per_second = {who: [round(played * rate) for rate in found] for who, found in rates.items()}
     return {
         "machine": turns.machine(),
-        "trials": options.trials,
+        "trials": trials,
         "hidden": options.hidden,
         "updates": options.epochs * options.minibatches,
         **per_second,
