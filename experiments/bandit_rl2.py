@@ -11,7 +11,9 @@ Cost: three to six minutes a setting of RL² on one core of an AMD EPYC, 18 minu
 Duan et al. 2016 (arXiv 1611.02779), section 3.1: the total reward of n pulls of k arms whose probabilities are uniform,
 averaged over instances. The learner is proximal policy optimisation where the paper has trust regions; its actions are
 sampled in testing too. Hyperparameters of strategies are chosen by a grid in each setting, as in the paper, on
-instances of their own. The paper's optimistic Thompson sampling is not specified; ours is that of May et al. 2012.
+instances of their own. Of optimistic Thompson sampling the paper says that it "samples N times from the posterior, and
+takes the one with the highest probability": a vote of ten samples earns what it reports, the highest of ten samples of
+each arm does not (5.99 ± .12 at 10 pulls of 5 arms, 1,000 instances).
 """
 
 import json
@@ -33,6 +35,7 @@ from gan_jax.training import studies
 
 CHUNK = 10  # steps in one compiled call
 CHOOSE, TEST = np.uint32(2**32 - 2), np.uint32(2**32 - 1)  # folded into a key, where training folds in the step
+VOTES = 10  # samples of optimistic Thompson sampling; how many the paper took is not published
 EXACT = 100  # pulls up to which the table of Gittins indices is made: its size is their third power
 
 
@@ -48,7 +51,7 @@ BASELINES = {
     "random": Baseline("random", lambda pulls, arms: strategies.uniform((arms,))),
     "gittins": Baseline("Gittins", lambda pulls, arms: strategies.gittins(arms, pulls)),
     "thompson": Baseline("TS", lambda pulls, arms: strategies.thompson(arms)),
-    "optimistic": Baseline("OTS", lambda pulls, arms: strategies.thompson(arms, optimistic=True)),
+    "optimistic": Baseline("OTS", lambda pulls, arms: strategies.thompson(arms, samples=VOTES)),
     "ucb1": Baseline(
         "UCB1", lambda pulls, arms, width: strategies.ucb1(arms, width), (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
     ),

@@ -7,7 +7,7 @@ Result: relativistic + R1 + R2, averaged, covers 8.0 of 8 and 25.0 of 25 modes w
 Cost: a step of three seeds is 18 ms (GAN) to 36 ms (relativistic) on two quiet AMD EPYC cores: 12 to 24 minutes a cell,
     about 4 hours the table; the published length and ten seeds would be six days
 
-The protocol of PacGAN (Lin et al. 2018, arXiv 1712.04086, section 4.1 and its published code): two-dimensional normal
+The protocol of PacGAN (Lin et al. 2018, arXiv 1712.04086, on mixtures, and its published code): two-dimensional normal
 latents, a rectified generator with batch normalisation, a critic of three maxout layers, Adam of rate 1e-4 and beta1
 0.8, batches of 100; 2,500 samples. It trains for 400,000 steps on ten seeds, `--updates 400000 --trials 10` here; a
 tenth of the steps and three seeds are the default. Points are drawn anew for each batch instead of from a fixed set of

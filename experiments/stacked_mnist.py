@@ -7,8 +7,8 @@ Result: after 5,000 steps, three seeds, averaged: 976 ± 6 modes and KL .48 (GAN
 Cost: a step takes 36 ms (GAN), 66 ms (PacDCGAN2) and 61 ms (relativistic) of a core: half an hour the table on two
     quiet AMD EPYC cores. At the published width and length a seed of each takes 14 hours (250, 380, 400 ms)
 
-The protocol of PacGAN (Lin et al. 2018, arXiv 1712.04086, section 4.2): 128,000 fixed pictures of three digits, one a
-channel, a DCGAN, latents of 100 dimensions, Adam with beta1 0.5, batches of 64; 26,000 samples, of which a classifier
+The protocol of PacGAN (Lin et al. 2018, arXiv 1712.04086): 128,000 fixed pictures of three digits, one a channel, a
+DCGAN, latents of 100 dimensions, Adam with beta1 0.5, batches of 64; 26,000 samples, of which a classifier
 reads each channel, here the shipped extractor of digits, of accuracy .9943. It trains for 100,000 steps (50 epochs) at
 rate 2e-4: `--updates 100000 --rate 2e-4 --width 64 --trials 10` here. A twentieth of the steps at 1e-3, a quarter of
 the width and three seeds are the default. A batch is 64 packs: PacDCGAN2 sees 128 pictures a step. `--data digits`

@@ -268,7 +268,7 @@ def adversarial(
             Real and fake are augmented alike before the critic, and the penalty, sees them: `(key, x) -> x`.
         conditional: both networks are given the labels of the batch.
         pack: how many examples the critic judges at once: it is given [B / pack, pack, ...] (Lin et al. 2018,
-            arXiv 1712.04086, section 3).
+            arXiv 1712.04086, section 2).
 
     Raises (when played):
         ValueError: if a batch is no whole number of packs, the generator's samples are not of the shape of the data, or

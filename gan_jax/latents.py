@@ -35,7 +35,7 @@ def uniform(dim: int) -> Latent:
     Raises:
         ValueError: a dim below 1.
 
-    Radford et al. 2016 (arXiv 1511.06434), section 4.
+    Radford et al. 2016 (arXiv 1511.06434), section 3.
     """
     _check_dim("uniform", dim)
     return lambda key, n: jax.random.uniform(key, (n, dim), minval=-1.0, maxval=1.0)

@@ -197,7 +197,7 @@ def objective(divergence: Divergence, *, saturating: bool = True) -> Objective:
         divergence: one of the catalogue's, or your own.
         saturating: False lets the generator minimise −g(fake) instead, as it does in `objectives.non_saturating`.
 
-    Nowozin et al. 2016 (arXiv 1606.00709), section 3, and 3.2 for the alternative.
+    Nowozin et al. 2016 (arXiv 1606.00709), sections 2.3 and 2.4, and 3.2 for the alternative.
     """
     believed = divergence.composed if saturating else divergence.activation
     return checked(

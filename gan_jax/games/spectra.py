@@ -151,7 +151,8 @@ def alternating(known: Known, rates: Pair[float], *, d_steps: int = 1) -> Matrix
     """Return (I + P_G HA)(I + P_D HA)^d_steps, with H of the rates and P the projection on a player.
 
     On bilinear games it is of determinant 1: Gidel et al. 2019 (arXiv 1807.04740) measure and prove that it neither
-    converges nor diverges there.
+    converges nor diverges there, while the product of the rates, times `d_steps`, is below 4 over the largest squared
+    singular value of the game's matrix.
     """
     generator, discriminator = _halves(known, rates)
     return generator @ np.linalg.matrix_power(discriminator, d_steps)

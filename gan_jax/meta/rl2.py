@@ -1,4 +1,4 @@
-"""RL²: fast reinforcement learning by slow reinforcement learning (Duan et al. 2016, arXiv 1611.02779).
+"""RL²: fast reinforcement learning via slow reinforcement learning (Duan et al. 2016, arXiv 1611.02779).
 
 A recurrent policy plays trials, several episodes in one task, and its memory lives for a trial: what it remembers when
 an episode ends is what it has learned of the task. Its weights are learned across tasks, by proximal policy
@@ -247,9 +247,9 @@ def weights(key: Key, environment: Environment, hidden: int, span: int | None = 
     """Draw a policy that is almost uniform, with a memory of width `hidden`.
 
     The recurrent maps are orthogonal, the policy's head begins near zero, and the value's at zero. Undriven, a unit of
-    the memory keeps 1 − 1/t of what it holds at each step, with t drawn between 2 and `span`, as `Config` has it: the
-    chrono initialisation of Tallec and Ollivier 2018 (arXiv 1804.11188), section 2. Where all forget half of it at a
-    step, nothing of a trial's beginning comes down to its end, nor of the end's gradient to the beginning.
+    the memory keeps 1 − 1/t of what it holds at each step, with t drawn between 2 and `span`, as `Config` has it: what
+    Tallec and Ollivier 2018 (arXiv 1804.11188), equation 16, do to a forget gate. Where all forget half of it at a step,
+    nothing of a trial's beginning comes down to its end, nor of the end's gradient to the beginning.
     """
     span = environment.horizon if span is None else span
     inputs = environment.observation + sum(environment.choices) + 1

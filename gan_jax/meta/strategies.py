@@ -78,18 +78,22 @@ def epsilon_greedy(arms: int, epsilon: Scalar = 0.0) -> Agent:
     return _bandit(arms, choose)
 
 
-def thompson(arms: int, *, optimistic: bool = False) -> Agent:
+def thompson(arms: int, *, samples: int = 1, optimistic: bool = False) -> Agent:
     """Pull the arm whose mean is highest in a sample of the posterior.
 
-    Where it is `optimistic`, a sample below the posterior's mean is replaced by the mean (May et al. 2012, JMLR 13).
+    Of several `samples` the arm that is the best in most is pulled, the first of those where they are equal: the more
+    there are, the less is explored. Where it is `optimistic`, a sample below the posterior's mean is replaced by the
+    mean (May et al. 2012, JMLR 13).
 
     Raises:
-        ValueError: `arms` is less than 1.
+        ValueError: `arms` or `samples` is less than 1.
     """
+    check(samples=samples)
 
     def choose(key: Key, counts: Counts, step: Array) -> Array:
-        sample = jax.random.beta(key, counts.successes + 1, counts.failures + 1)
-        return jnp.argmax(jnp.maximum(sample, counts.mean()) if optimistic else sample)
+        drawn = jax.random.beta(key, counts.successes + 1, counts.failures + 1, (samples, arms))
+        drawn = jnp.maximum(drawn, counts.mean()[None]) if optimistic else drawn
+        return jnp.argmax(jax.nn.one_hot(jnp.argmax(drawn, axis=1), arms).sum(axis=0))
 
     return _bandit(arms, choose)
 
@@ -185,8 +189,9 @@ def certainty_equivalent(
 def psrl(states: int, actions: int, horizon: int, *, samples: int = 1, prior: Scalar = 1.0) -> Agent:
     """Plan each episode, of `horizon` steps, in an MDP that is sampled from the posterior.
 
-    With several samples it is optimistic: the value of a state and an action is the highest among the samples. The
-    prior mean of the rewards is 1 where `mdps` are drawn. Osband et al. 2013 (arXiv 1306.0940).
+    With several samples it is optimistic: the value of a state and an action is the highest among the samples, after
+    Osband and Van Roy 2016 (arXiv 1607.00215). The prior mean of the rewards is 1 where `mdps` are drawn. Osband et
+    al. 2013 (arXiv 1306.0940).
 
     Raises:
         ValueError: a size or `samples` is less than 1.

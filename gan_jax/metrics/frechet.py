@@ -49,7 +49,7 @@ def moments(features: Float[np.ndarray, "N F"]) -> Moments:
 
 
 def distance(first: Moments, second: Moments) -> float:
-    """Return |m₁ − m₂|² + Tr(C₁ + C₂ − 2 (C₁ C₂)^½), at least 0 (Dowson and Landau 1982, eq. 16; Heusel et al. 2017).
+    """Return |m₁ − m₂|² + Tr(C₁ + C₂ − 2 (C₁ C₂)^½), at least 0 (Dowson and Landau 1982; Heusel et al. 2017).
 
     With C = SSᵀ the traces are the least |S₁ − S₂U|² over orthogonal U (Bhatia et al. 2019, arXiv 1712.01504). This
     sum of squares is what is computed: the traces nearly cancel. S is of a symmetric eigendecomposition, so singular

@@ -39,7 +39,7 @@ class Categories(NamedTuple):
 def modes(samples: Float[np.ndarray, "N D"], centres: Float[Array | np.ndarray, "K _D"], std: float) -> Modes:
     """Count the modes of an isotropic, equal mixture that samples cover.
 
-    PacGAN's protocol (Lin et al. 2018, arXiv 1712.04086, section 4.1): a sample belongs to its nearest centre, and
+    PacGAN's protocol (Lin et al. 2018, arXiv 1712.04086, on mixtures): a sample belongs to its nearest centre, and
     is of high quality within three standard deviations (`std`) of it.
 
     Raises:

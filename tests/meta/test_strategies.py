@@ -95,6 +95,8 @@ def test_thompson_sampling_pulls_an_arm_as_often_as_it_is_the_best():
     assert chosen(thompson(2), counts((1, 0), (0, 0)))[0] == pytest.approx(2 / 3, abs=error)
     assert chosen(thompson(2), counts((0, 1), (0, 0)))[0] == pytest.approx(1 / 3, abs=error)
     assert chosen(thompson(2, optimistic=True), counts((0, 1), (0, 0)))[0] == pytest.approx(1 / 6, abs=error)
+    # Of three samples two at least.
+    assert chosen(thompson(2, samples=3), counts((1, 0), (0, 0)))[0] == pytest.approx(20 / 27, abs=error)
 
 
 def test_epsilon_greedy_explores_with_its_probability_and_uniform_always():
@@ -254,6 +256,8 @@ def test_more_is_known_more_is_earned():
     [
         (10, 5, uniform((5,)), 5.0, 1.9),
         (10, 5, thompson(5), 5.7, 2.2),
+        (10, 5, thompson(5, samples=10), 6.5, 2.2),
+        (10, 10, thompson(10, samples=10), 6.2, 2.2),
         (10, 5, epsilon_greedy(5), 6.6, 2.4),
         (10, 5, ucb1(5, 0.2), 6.7, 2.2),
         (10, 5, gittins(5, 10), 6.6, 2.3),
@@ -281,6 +285,7 @@ def test_the_published_table(pulls, arms, agent, published, deviation):
         (lambda: epsilon_greedy(0), "arms=0"),
         (lambda: epsilon_greedy(2, 1.5), "epsilon=1.5"),
         (lambda: thompson(0), "arms=0"),
+        (lambda: thompson(2, samples=0), "samples=0"),
         (lambda: ucb1(2, -1.0), "width=-1.0"),
         (lambda: ucb1(2, math.nan), "width=nan"),
         (lambda: gittins(2, 0), "pulls=0"),
