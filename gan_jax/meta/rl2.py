@@ -248,7 +248,7 @@ def weights(key: Key, environment: Environment, hidden: int, span: int | None = 
 
     The recurrent maps are orthogonal, the policy's head begins near zero, and the value's at zero. Undriven, a unit of
     the memory keeps 1 − 1/t of what it holds at each step, with t drawn between 2 and `span`, as `Config` has it: what
-    Tallec and Ollivier 2018 (arXiv 1804.11188), equation 16, do to a forget gate. Where all forget half of it at a step,
+    Tallec and Ollivier 2018 (arXiv 1804.11188), equation 16, do to a forget gate. Where all forget half at each step,
     nothing of a trial's beginning comes down to its end, nor of the end's gradient to the beginning.
     """
     span = environment.horizon if span is None else span
