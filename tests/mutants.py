@@ -236,6 +236,20 @@ MUTANTS = (
         "tests/meta/test_rl2.py::test_the_clipped_loss_and_its_slope",
     ),
     Mutant(
+        "a memory that begins by forgetting what it should keep",
+        "meta/rl2.py",
+        "[hidden : 2 * hidden].set(kept)",
+        "[hidden : 2 * hidden].set(-kept)",
+        "tests/meta/test_rl2.py::test_a_memory_begins_by_lasting_as_long_as_its_span",
+    ),
+    Mutant(
+        "the first of the samples in the place of their vote",
+        "meta/strategies.py",
+        "jnp.argmax(drawn, axis=1), arms).sum(axis=0)",
+        "jnp.argmax(drawn, axis=1), arms)[0]",
+        "tests/meta/test_strategies.py::test_thompson_sampling_pulls_an_arm_as_often_as_it_is_the_best",
+    ),
+    Mutant(
         "the beginning of an episode taken for a move of the one before",
         "meta/strategies.py",
         ".add(1 - ended)",
