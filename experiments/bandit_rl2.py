@@ -105,6 +105,8 @@ class Config:
     """Weight of the value's error, which is in units of a trial's worth, and so the smaller the longer a trial is."""
     entropy: float = 0.05
     """Weight of the policy's entropy, which falls linearly to zero."""
+    span: int | None = None
+    """Steps for which the memory keeps what it holds at first, as `rl2.Config` has it; None is the whole trial."""
     tested: int = 4000
     """Instances of each setting that are played in testing; as many more choose hyperparameters."""
 
@@ -151,6 +153,7 @@ def learner(config: Any, environment: Environment) -> rl2.RL2:
         trace=config.trace,
         value_weight=config.value_weight,
         entropy_weight=optax.linear_schedule(config.entropy, 0.0, steps),
+        span=config.span,
     )
     return rl2.rl2(environment, optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate)), options)
 

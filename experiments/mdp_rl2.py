@@ -76,6 +76,8 @@ class Config:
     """Weight of the value's error, which is in units of a trial's worth, and so the smaller the longer a trial is."""
     entropy: float = 0.02
     """Weight of the policy's entropy, which falls linearly to zero."""
+    span: int | None = None
+    """Steps for which the memory keeps what it holds at first, as `rl2.Config` has it; None is the whole trial."""
     tested: int = 1000
     """MDPs of each setting that are played in testing; as many more choose hyperparameters."""
 
