@@ -89,8 +89,10 @@ class Config:
     """Pulls that the policy learns from in each setting."""
     hidden: int = 64
     """Width of the memory; the paper has 256."""
+    trials: int = 512
+    """Trials played in a step, at most."""
     batch: int = 12_800
-    """Pulls played in a step, in as many whole trials; the paper has 250,000."""
+    """Pulls played in a step, at most; the paper has 250,000."""
     epochs: int = 3
     """Times that a step's trials are learned from."""
     minibatches: int = 8
@@ -111,7 +113,7 @@ class Config:
     """Instances of each setting that are played in testing; as many more choose hyperparameters."""
 
 
-SMALLEST = Config(pulls=(3,), arms=(2,), budget=16, hidden=4, batch=12, minibatches=2, tested=4)
+SMALLEST = Config(pulls=(3,), arms=(2,), budget=16, hidden=4, trials=4, minibatches=2, tested=4)
 
 
 def build(config: Config, data: str | None = None, data_dir: str | None = None) -> Study:
@@ -130,9 +132,10 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
 
 
 def trials(config: Any, environment: Environment) -> int:
-    """Return how many trials, which divide into the minibatches, come closest to the batch that is asked for."""
-    check(minibatches=config.minibatches, batch=config.batch)
-    return config.minibatches * max(1, round(config.batch / (config.minibatches * environment.horizon)))
+    """Return how many trials are played in a step: as many as divide into the minibatches, and one for each at least."""
+    check(trials=config.trials, batch=config.batch, minibatches=config.minibatches)
+    most = min(config.trials, config.batch / environment.horizon)
+    return config.minibatches * max(1, int(most / config.minibatches))
 
 
 def updates(config: Any, environment: Environment) -> int:

@@ -60,8 +60,10 @@ class Config:
     """Steps that the policy learns from in each setting."""
     hidden: int = 128
     """Width of the memory; the paper has 256."""
+    trials: int = 512
+    """Trials played in a step of the learner, at most."""
     batch: int = 16_000
-    """Steps played in a step of the learner, in as many whole trials; the paper has 250,000."""
+    """Steps played in a step of the learner, at most; the paper has 250,000."""
     epochs: int = 3
     """Times that a step's trials are learned from."""
     minibatches: int = 8
@@ -82,7 +84,7 @@ class Config:
     """MDPs of each setting that are played in testing; as many more choose hyperparameters."""
 
 
-SMALLEST = Config(episodes=(2,), budget=80, hidden=4, batch=80, minibatches=2, tested=3)
+SMALLEST = Config(episodes=(2,), budget=80, hidden=4, trials=4, minibatches=2, tested=3)
 
 
 def build(config: Config, data: str | None = None, data_dir: str | None = None) -> Study:

@@ -68,8 +68,8 @@ class Config:
     """Pulls in a trial."""
     arms: int = 5
     """Arms of a bandit."""
-    batch: int = 5120
-    """Pulls played in a step of learning, in as many whole trials."""
+    trials: int = 512
+    """Trials played in a step of learning."""
     hidden: int = 48
     """Width of the memory."""
 
@@ -87,7 +87,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     if config.rounds < 1 or not 0 < config.seconds < 600:
         raise ValueError(f"{config.rounds} rounds of {config.seconds} s: give 1 or more, of a positive time")
     parts = lookup.load(lookup.find("bandit_rl2"))
-    options = parts.Config(pulls=(config.pulls,), arms=(config.arms,), batch=config.batch, hidden=config.hidden)
+    options = parts.Config(pulls=(config.pulls,), arms=(config.arms,), trials=config.trials, hidden=config.hidden)
     parts.learner(options, trial(bandits(config.arms), config.pulls))  # so that it is refused here, if it is
     python = turns.interpreter(config.peers)
     cells: dict[str, Any] = {

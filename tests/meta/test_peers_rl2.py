@@ -33,7 +33,7 @@ def sides(tmp_path_factory):
     """What both make of the same weights and trials."""
     bandit, speed = (lookup.load(lookup.find(name)) for name in ("bandit_rl2", "rl2_speed"))
     options = bandit.Config(
-        pulls=(PULLS,), arms=(ARMS,), budget=7 * PULLS * TRIALS, hidden=5, batch=TRIALS * PULLS, epochs=2, minibatches=4
+        pulls=(PULLS,), arms=(ARMS,), budget=7 * PULLS * TRIALS, hidden=5, trials=TRIALS, epochs=2, minibatches=4
     )
     rng, (key, next_key) = np.random.default_rng(0), jax.random.split(jax.random.key(1))
     with jax.enable_x64(True):
