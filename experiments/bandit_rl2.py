@@ -132,7 +132,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
 
 
 def trials(config: Any, environment: Environment) -> int:
-    """Return how many trials are played in a step: as many as divide into the minibatches, and one for each at least."""
+    """Return how many trials are played in a step: a multiple of the minibatches, and one for each at least."""
     check(trials=config.trials, batch=config.batch, minibatches=config.minibatches)
     most = min(config.trials, config.batch / environment.horizon)
     return config.minibatches * max(1, int(most / config.minibatches))
