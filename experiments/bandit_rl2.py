@@ -92,7 +92,7 @@ class Config:
     trials: int = 512
     """Trials played in a step, at most."""
     batch: int = 12_800
-    """Pulls played in a step, at most; the paper has 250,000."""
+    """Pulls played in a step, at most."""
     epochs: int = 3
     """Times that a step's trials are learned from."""
     minibatches: int = 8

@@ -1,10 +1,11 @@
 """RL² on tabular MDPs: the published table, beside strategies of a person's in the same code.
 
 Command: gan-jax train mdp_rl2
-Result: RL², ours over the published value: 136.4 ± 1.8, .873 of it, at 10 episodes, 332.5 ± 4.2, .746, at 25; with a
-    value weighted .5, trace .95, 512 trials and 40 million steps it came to 120.7 ± 1.8 at 10. PSRL agrees with the
-    paper, 138.1 ± 1.7 and 410.4 ± 3.7; greedy strategies fall short of it by 4 and 6 % (docs/mdp_rl2/report.md)
-Cost: 18 and 13 minutes a setting of RL² on a core of an AMD EPYC beside other work; the strategies four to eight, most
+Result: RL², ours over the published value: 144.0 ± 1.7, .922 of it, at 10 episodes, 372.4 ± 4.1, .836, at 25, and the
+    curves still climb; with 64 units whose memory began by losing half at each step it came to 136.4 ± 1.8 and
+    332.5 ± 4.2 from as many steps. PSRL agrees with the paper, 138.1 ± 1.7 and 410.4 ± 3.7; greedy strategies fall
+    short of it by 4 and 6 % (docs/mdp_rl2/report.md)
+Cost: 38 and 48 minutes a setting of RL² on a core of an AMD EPYC beside other work; the strategies four to eight, most
     of it the sampling of Dirichlet laws
 
 Duan et al. 2016 (arXiv 1611.02779), section 3.2: the total reward of n episodes of 10 steps in MDPs of 10 states and 5
@@ -63,7 +64,7 @@ class Config:
     trials: int = 512
     """Trials played in a step of the learner, at most."""
     batch: int = 16_000
-    """Steps played in a step of the learner, at most; the paper has 250,000."""
+    """Steps played in a step of the learner, at most."""
     epochs: int = 3
     """Times that a step's trials are learned from."""
     minibatches: int = 8
