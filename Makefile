@@ -17,7 +17,7 @@ demo: $(READY)  ## train a DCGAN on the embedded digits; print its card, a grid 
 test: $(READY)  ## the test suite, without its slow parts
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not full"
 
-test-slow: $(READY)  ## what takes ten seconds or more: whole studies, pages, many devices and kills
+test-slow: $(READY)  ## what takes seconds each: whole studies, pages, many devices and kills
 	$(BIN)/pytest -n auto --dist worksteal -m "slow and not full"
 
 test-full: $(READY)  ## all of it: sweeps of kills and whole trainings too

@@ -115,6 +115,7 @@ def test_what_is_typed_is_what_is_trained(tmp_path):
     assert trained.state[0].generator.shape == (1, 2)
 
 
+@pytest.mark.slow
 def test_a_profiled_run_prints_where_its_time_goes_and_trains_as_it_would(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(profiling, "SECONDS", 1e-9)
     monkeypatch.setattr(profiling, "ceilings", lambda: profiling.Ceilings({"float32": 1.0, "bfloat16": 1.0}, 1.0))
@@ -281,6 +282,7 @@ def test_a_run_that_collapses_is_rolled_back_and_diagnosed(tmp_path, capsys):
     assert (run / "diagnosis.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_no_longer_improves_is_done(tmp_path, capsys):
     words = ["--widths", "4", "--batch", "8", "--rate", "0", "--steps", "200", "--chunk", "10", "--score-every", "10"]
     assert cli.main(["train", "collapse_demo", "--run", str(tmp_path), *words, "--patience", "3"]) == 0
@@ -319,6 +321,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path, capsys):
     assert cli.main(["sample", str(tmp_path)]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_how_to_resume_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch, capsys, number):
     words = ["train", TOY, "--seed", "5", "--picture-every", "7", "--log-every", "4"]
@@ -543,6 +546,7 @@ def pictures(folder: Path) -> Path:
     return folder / "pictures"
 
 
+@pytest.mark.slow
 def test_a_card_by_inception_stands_beside_the_other(tmp_path, monkeypatch, capsys):
     """A file of weights is read and named; the network itself, which takes minutes to compile, gives way to means."""
 

@@ -362,6 +362,7 @@ def random_normals(seed, dim):
     return rng.normal(size=(2, dim)), roots @ roots.transpose(0, 2, 1) + 0.5 * np.eye(dim)
 
 
+@pytest.mark.slow
 @given(seed=seeds, dim=st.sampled_from([1, 3]))
 def test_multivariate_closed_forms_are_those_of_the_books(seed, dim):
     (mp, mq), (cp, cq) = random_normals(seed, dim)
@@ -518,6 +519,7 @@ def test_the_unbiased_discrepancy_of_equals_has_mean_zero_and_the_biased_one_is_
     assert biased.mean() > 20 * biased.std() / np.sqrt(2000)
 
 
+@pytest.mark.slow
 @given(a=means, b=means)
 def test_discrepancies_of_point_masses(a, b):
     x, y = jnp.full((3, 1), a), jnp.full((2, 1), b)
@@ -557,6 +559,7 @@ def test_discrepancies_have_finite_slopes_where_points_coincide(name):
         assert jnp.isfinite(jax.jit(jax.grad(estimate))(x, x)).all()
 
 
+@pytest.mark.slow
 def test_the_energy_distance_pulls_however_far():
     """Between far point masses its slope is that of 2‖x − y‖, where a Gaussian kernel's is zero."""
     x, y = jnp.zeros((2, 2)), jnp.full((2, 2), 1e4) * jnp.array([[0.6, 0.8]])

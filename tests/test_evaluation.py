@@ -74,6 +74,7 @@ def test_a_conditional_gan_is_asked_for_each_class_equally_often(monkeypatch):
     assert 0 <= card["label_accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_in_batches_of_their_own_keys():
     program, _, state = tiny("digits")
 

@@ -140,6 +140,7 @@ def test_a_distance_is_that_of_samples_in_the_feature_space():
     assert found == pytest.approx(2 * float(integral.energy_distance(samples, query["x"])), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_queries_losses_are_the_games_and_move_each_player_by_its_own():
     model = small()
     state = model.init(model.hyper, KEY)

@@ -312,6 +312,7 @@ def test_noise_is_an_expectation_over_both_sides(name):
         assert metrics == {f"{player}/loss": found}
 
 
+@pytest.mark.slow
 def test_penalties_are_apart_and_see_the_noise():
     seen = []
 

@@ -44,6 +44,7 @@ def batch(n=4, count=1):
     return {"x": jax.random.normal(jax.random.key(9), (count, n, 2)), "label": jnp.zeros((count, n), jnp.int32)}
 
 
+@pytest.mark.slow
 def test_an_undecided_discriminator_has_the_losses_of_the_ideal_saddle():
     model = small(Hypers(rates=Pair(0.0, 0.0)), critic=0.0)
     _, metrics = model.step(model.hyper, KEY, model.init(model.hyper, KEY), batch())
@@ -52,6 +53,7 @@ def test_an_undecided_discriminator_has_the_losses_of_the_ideal_saddle():
     assert (metrics["discriminator/real"], metrics["discriminator/fake"]) == (0.5, 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", ["mlp", "dcgan"])
 def test_real_networks_with_a_zero_head_start_at_the_ideal_saddle(pair):
     if pair == "mlp":
@@ -168,6 +170,7 @@ def test_a_penalty_enters_the_step_with_its_weight():
     assert metrics["discriminator/penalty"] == pytest.approx(0.75)
 
 
+@pytest.mark.slow
 def test_every_hyperparameter_is_read_from_hyper_alone():
     """A step's outcome is differentiable in each number, so nothing was fixed when the GAN was assembled."""
     model = gan(
@@ -215,6 +218,7 @@ def test_numbers_out_of_range_are_refused_when_assembled(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_a_packed_critic_judges_whole_packs():
     """On a linear critic of packs of two, w applied to each member: a pack's logit is the sum of its members'."""
     networks, seen = Pair(linear(3, 2, 1.0), None), []
@@ -325,6 +329,7 @@ def test_an_augmentation_is_made_of_the_hyperparameters():
     assert slope != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "made", "judged"),  # how often fakes are made, and how often the discriminator judges, forwards
     [

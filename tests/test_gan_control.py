@@ -50,6 +50,7 @@ def test_a_search_costs_its_points_times_its_repeats():
     assert set(costs.values()) == {episode}
 
 
+@pytest.mark.slow
 def test_a_search_judges_its_points_by_as_many_trainings(monkeypatch):
     asked = []
 
@@ -130,6 +131,7 @@ def test_what_was_learned_on_mixtures_is_tested_elsewhere_without_learning(learn
     assert "it needs d_steps" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_there_is_refused_before_anything_is_written(tmp_path, capsys):
     run = tmp_path / "run"
     assert cli.main(["train", "gan_control_rl2", "--learned", str(tmp_path / "no"), "--run", str(run)]) == 2

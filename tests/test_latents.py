@@ -132,6 +132,7 @@ def test_slerp_is_the_straight_line_where_there_is_no_one_circle(factor, t):
         assert jnp.isfinite(slopes).all()
 
 
+@pytest.mark.slow
 def test_slerp_of_a_batch_is_that_of_its_rows():
     a, b = jax.random.normal(jax.random.key(0), (2, 4, 3))
     a, b = a.at[1].set(0.0), b.at[2].set(a[2])

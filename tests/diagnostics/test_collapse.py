@@ -14,6 +14,7 @@ def draw(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+@pytest.mark.slow
 @given(seeds)
 def test_samples_of_the_data_itself_are_healthy(seed):
     both = draw(seed, 500, 8)
@@ -22,6 +23,7 @@ def test_samples_of_the_data_itself_are_healthy(seed):
     assert found.coverage == pytest.approx(1, abs=0.12)
 
 
+@pytest.mark.slow
 def test_coverage_is_measured_by_its_expectation():
     """Means over 400 draws of so few samples that the raw coverage is one half: within four standard errors."""
     found = [collapse(draw(seed, 3, 2), draw(seed + 1000, 2, 2), neighbours=1).coverage for seed in range(400)]

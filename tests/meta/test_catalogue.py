@@ -41,6 +41,7 @@ def setting():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", META_LEARNERS)
 def test_every_row_takes_an_outer_step_and_adapts(name):
     given = setting()

@@ -30,6 +30,7 @@ def pairs(n):
     return {"x": x, "y": y}
 
 
+@pytest.mark.slow
 def test_a_loop_that_is_cut_goes_on_where_it_stopped():
     learner, feed = regression(), inner.resampled(1, 4)
     learner = learner._replace(step=_first_batch(learner.step))

@@ -108,6 +108,7 @@ def test_implicit_maml_differentiates_the_root(proximity, w, c, q):
     np.testing.assert_allclose(found, (root - q) * proximity / (1 + proximity), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_implicit_maml_differentiates_the_root_of_a_game():
     """V = A w − c with a Jacobian that is not symmetric: dw/dφ = λ (A + λ)⁻¹."""
     matrix, proximity = np.array([[0.5, 2.0], [-2.0, 0.1]]), 0.7

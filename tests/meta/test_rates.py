@@ -62,6 +62,7 @@ def test_rates_of_two_players_spread_over_their_own_parameters():
     assert shapes == [{"a": (2,)}, (1, 3)]
 
 
+@pytest.mark.slow
 def test_the_rate_of_a_parameter_moves_by_the_products_of_its_slopes():
     """After one step w' = w − r∘g the query's slope by r is −g∘g', with g' that of the query at w' (Meta-SGD)."""
     spread = rates.with_rates(learner(), where, rates.per_parameter)

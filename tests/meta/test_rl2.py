@@ -131,6 +131,7 @@ def lessons(params):
     return Lesson(moments, jax.vmap(played, 1, 1)(moments), advantage, target)
 
 
+@pytest.mark.slow
 def test_the_recurrent_gradient_is_that_of_central_differences():
     with jax.enable_x64(True):
         params = scaled(float64(weights(KEY, two_headed(), 4)), 0.5)
@@ -155,6 +156,7 @@ def test_the_recurrent_gradient_is_that_of_central_differences():
             np.testing.assert_allclose(*both(way), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_in_the_first_epoch_the_slope_is_the_policy_gradient():
     params = scaled(weights(KEY, two_headed(), 4), 0.5)
     batch = lessons(params)
@@ -182,6 +184,7 @@ def test_what_comes_after_a_trial_is_in_no_loss():
     chex.assert_trees_all_close(parts(batch), parts(other), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_parts_of_the_loss_and_their_weights():
     params = scaled(weights(KEY, two_headed(), 4), 0.5)
     batch = lessons(params)
@@ -200,6 +203,7 @@ def test_the_parts_of_the_loss_and_their_weights():
 # --- memory
 
 
+@pytest.mark.slow
 def test_the_gates_are_those_of_a_gated_recurrent_unit():
     params = scaled(weights(KEY, bandits(2), 3))
     memory, inputs = np.array([0.3, -0.2, 0.9]), np.array([1.0, 0.0, 0.5])
@@ -248,6 +252,7 @@ def test_a_replayed_trial_is_the_one_that_was_played(truncation):
     np.testing.assert_allclose(values, [value for _, value in found], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_reach_back_to_the_last_multiple_of_the_truncation():
     environment = trial(bandits(2), LENGTH)
     params = scaled(weights(KEY, environment, 3))
@@ -267,6 +272,7 @@ def test_gradients_reach_back_to_the_last_multiple_of_the_truncation():
 # --- what it learns
 
 
+@pytest.mark.slow
 @given(st.permutations(range(3)))
 def test_permuted_arms_and_weights_give_permuted_probabilities(order):
     """One-hot actions enter by rows of the input's weights, and leave by columns of the policy's."""
@@ -285,6 +291,7 @@ def test_permuted_arms_and_weights_give_permuted_probabilities(order):
     np.testing.assert_allclose(same, values, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_with_one_arm_there_is_no_regret_and_no_gradient_of_the_policy():
     environment = trial(bandits(1), 5)
     learner = rl2(environment, optax.sgd(1.0), dataclasses.replace(SMALL, value_weight=0.0))
@@ -307,7 +314,7 @@ def test_a_policy_begins_almost_uniform_with_orthogonal_recurrent_maps():
 
 @pytest.mark.parametrize("span", [None, 10, 2])
 def test_a_memory_begins_by_lasting_as_long_as_its_span(span):
-    environment, hidden = trial(bandits(5), 30), 2000
+    environment, hidden = trial(bandits(5), 30), 400
     params = weights(KEY, environment, hidden, span)
     # Driven by nothing, so that what is left after a step is what the gate keeps.
     still = jax.tree.map(jnp.zeros_like, params)._replace(bias=params.bias)
@@ -316,8 +323,8 @@ def test_a_memory_begins_by_lasting_as_long_as_its_span(span):
     assert lasting.min() >= 2 - 1e-4
     assert lasting.max() <= longest + 1e-2
     # Uniform between 2 and the span: its mean, and its deviation to about three standard errors.
-    assert lasting.mean() == pytest.approx((2 + longest) / 2, abs=0.02 * (longest - 2) + 1e-4)
-    assert lasting.std() == pytest.approx((longest - 2) / 12**0.5, rel=0.04, abs=1e-4)
+    assert lasting.mean() == pytest.approx((2 + longest) / 2, abs=0.045 * (longest - 2) + 1e-4)
+    assert lasting.std() == pytest.approx((longest - 2) / 12**0.5, rel=0.09, abs=1e-4)
 
 
 def test_a_trial_of_one_step_needs_no_lasting_memory():
@@ -325,6 +332,7 @@ def test_a_trial_of_one_step_needs_no_lasting_memory():
     assert not params.bias.any()
 
 
+@pytest.mark.slow
 def test_a_step_is_traced_once_and_moves_all_weights():
     learner = rl2(trial(mdps(2, 2, 2), 2), optax.adam(1e-2), SMALL)
     step = jax.jit(chex.assert_max_traces(learner.step, n=1))
@@ -355,6 +363,7 @@ def test_it_learns_which_arm_pays():
     assert evaluate(environment, learner.agent(state.params), KEY, 200).mean > 5.2
 
 
+@pytest.mark.slow
 def test_values_learn_what_is_still_to_come_before_the_end_of_the_trial():
     """Two rewards of 1 and the end, after which 9 would be paid: values are 2 and 1, in units of the horizon."""
 

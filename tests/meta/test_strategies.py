@@ -89,6 +89,7 @@ def test_the_posterior_counts_what_was_seen_and_nothing_of_the_trial_before(pull
         np.testing.assert_array_equal(np.stack(memory, axis=1), expected)
 
 
+@pytest.mark.slow
 def test_thompson_sampling_pulls_an_arm_as_often_as_it_is_the_best():
     error = 4 / math.sqrt(4 * 2000)
     # P(Beta(2, 1) > Beta(1, 1)) = 2/3, and P(max(Beta(1, 2), 1/3) > max(U, 1/2)) = 1/6.
@@ -184,6 +185,7 @@ BELIEF = Belief(
 )
 
 
+@pytest.mark.slow
 def test_samples_of_a_belief_have_its_means_and_deviations():
     samples = jax.vmap(sample, (0, None))(jax.random.split(KEY, 2000), BELIEF)
     rewards, transitions = mean(BELIEF)
@@ -220,6 +222,7 @@ def test_a_belief_counts_rewards_and_moves_within_episodes():
     np.testing.assert_allclose(memory.values, plan(mean(then), 2), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_posterior_sampling_plans_once_an_episode_and_optimism_raises_the_plan():
     def values(agent):
         act, memory, found = jax.jit(agent.act), agent.init(), []
@@ -237,6 +240,7 @@ def test_posterior_sampling_plans_once_an_episode_and_optimism_raises_the_plan()
     assert many[0][-1].mean() - 1 == pytest.approx(2.25, abs=0.8)
 
 
+@pytest.mark.slow
 def test_more_is_known_more_is_earned():
     environment = trial(mdps(3, 2, horizon=3), 8)
     agents = {

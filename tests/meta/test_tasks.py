@@ -244,6 +244,7 @@ def path(stream, times, key):
     return both(jax.device_get(jax.jit(draw)(stream.arrays, key, jnp.asarray(times))))
 
 
+@pytest.mark.slow
 @given(keys())
 def test_a_mixture_turns_round_once_in_a_period(key):
     corner = mixtures.Mixture("point", jnp.array([[1.0, 0.0]]), 1e-4)
@@ -254,6 +255,7 @@ def test_a_mixture_turns_round_once_in_a_period(key):
     assert len(np.unique(points.reshape(-1, 2), axis=0)) == 17 * 8
 
 
+@pytest.mark.slow
 @given(keys())
 def test_a_drifting_mixture_moves_a_little_at_a_time_and_far_in_the_end(key):
     points = path(tasks.drifting(3, 5, modes=1, reach=2.0, std=(1e-4, 1e-4), period=100.0), range(200), key)

@@ -177,6 +177,7 @@ def test_a_population_goes_on_with_the_best_and_turns_their_dials():
     assert score[-1].max() < score[1].max()
 
 
+@pytest.mark.slow
 def test_a_linear_policy_learns_to_turn_the_rate_up():
     environment = made(updates=1, horizon=3)
     program = tuners.schedule(environment, optax.sgd(1.0), pairs=24, steps=12, sigma=0.3)

@@ -95,6 +95,7 @@ def test_real_images_are_read_as_often_as_the_record_says(data):
     assert share(probabilities.argmax(axis=1) == test.label[:500], extractor.record["test_accuracy"])
 
 
+@pytest.mark.slow
 def test_characters_that_were_held_out_are_read_as_often_as_the_record_says():
     _, held, _ = EXPERIMENT.parts(prepared("omniglot"))
     extractor = features.extractor("omniglot")
@@ -123,6 +124,7 @@ def test_no_score_across_families(data):
 # Writing and reading
 
 
+@pytest.mark.slow
 def test_what_is_written_is_read_back_and_was_measured_before(tmp_path):
     weights, image = small(), pixels((6, 8, 8, 3))
     record = {**SMALL, "command": "by hand"}

@@ -66,6 +66,7 @@ def drawn(name, shape, rng):
     return rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[1:]))
 
 
+@pytest.mark.slow
 def test_the_network_is_the_published_one_in_numpy():
     """At 107 pixels, the fewest that leave the last block windows of several."""
     rng = np.random.default_rng(0)

@@ -24,6 +24,7 @@ COMPOSED = [name for name in LOWERINGS if name not in ("xla", "patches")]
 CASES = [("patches", shape) for shape in SHAPES] + [(name, SHAPES[2]) for name in COMPOSED]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape"), CASES)
 @pytest.mark.parametrize(("direction", "side"), [("down", 4), ("up", 4), ("same", 3)])
 def test_equals_xla_in_value_and_two_derivatives(name, direction, side, shape):

@@ -23,6 +23,7 @@ def test_a_unit_is_the_largest_of_its_linear_maps(pieces):
     np.testing.assert_allclose(logits, (hidden @ last["kernel"] + np.asarray(last["bias"])[None])[:, 0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_critic_judges_each_example_alone():
     network = maxout.discriminator((2,), widths=(8, 8), pieces=3)
     params, stats = network.init(KEY)
@@ -31,6 +32,7 @@ def test_the_critic_judges_each_example_alone():
     assert (np.abs(np.asarray(slopes)[~np.eye(5, dtype=bool)]) == 0).all()
 
 
+@pytest.mark.slow
 def test_the_generator_normalises_over_the_batch_in_training_and_by_its_moments_afterwards():
     network = maxout.generator(2, 3, widths=(16, 8))
     params, stats = network.init(KEY)

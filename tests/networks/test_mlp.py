@@ -45,6 +45,7 @@ def left(params, units):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "units"), [(0.25, 2), (0.3, 3), (1.0, 8)])
 def test_what_is_left_trains_as_a_network_of_that_width_does(share, units):
     wide, small = model(8), model(units)

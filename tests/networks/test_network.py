@@ -72,6 +72,7 @@ def test_a_size_that_cannot_be_halved_is_refused(size):
         dcgan.generator(5, size, 1)
 
 
+@pytest.mark.slow
 def test_params_and_stats_are_plain_dicts_and_evaluation_leaves_the_stats():
     net = dcgan.generator(5, 28, 1, width=2)
     params, stats = net.init(KEY)
@@ -141,6 +142,7 @@ def test_projection_is_an_inner_product_with_the_labels_row():
     np.testing.assert_allclose(layer(x, np.array([3, 1])), [x[0] @ rows[3], x[1] @ rows[1]], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_classifier_gives_features_and_logits_and_refuses_odd_sizes():
     net = classifier(8, 1, 10, width=2, features=7)
     features, logits = net.apply(*net.init(KEY), jnp.ones((3, 8, 8, 1)), train=True, key=KEY)[0]

@@ -31,6 +31,7 @@ def test_label_mode_and_key_pass_through():
     assert rest == {"label": label, "train": True, "key": KEY}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "shape"),
     [

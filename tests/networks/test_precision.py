@@ -56,6 +56,7 @@ def test_forward_and_backward_are_computed_in_bfloat16(name):
     assert {argument.aval.dtype for product in products for argument in product.invars} == {jnp.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.slow
 def test_batch_normalisation_does_not_widen_what_follows_it():
     """Its running moments are float32, and a convolution of two precisions is an error."""
     network = mixed(dcgan.generator(5, 28, 1, width=2))
@@ -64,6 +65,7 @@ def test_batch_normalisation_does_not_widen_what_follows_it():
     assert {leaf.dtype for leaf in jax.tree.leaves((images, moments))} == {jnp.dtype(jnp.float32)}
 
 
+@pytest.mark.slow
 @every_network
 def test_outputs_parameters_and_gradients_are_float32_and_near_those_of_the_network(name):
     network, shape = NETWORKS[name]
@@ -174,6 +176,7 @@ def test_labels_and_keys_pass_as_they_are_and_inputs_rounded():
     assert (seen["label"] is label, seen["train"], seen["key"] is KEY) == (True, True, True)
 
 
+@pytest.mark.slow
 def test_networks_of_one_structure_run_under_vmap():
     network, shape = NETWORKS["mlp"]
     params, stats = jax.vmap(network.init)(jax.random.split(KEY, 3))

@@ -84,6 +84,7 @@ def judged(p, x, label):
     return linear(x, p["head"])[:, 0] + (x * p["projection"]["embedding"][label]).sum(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [10, 28])
 def test_both_networks_are_the_papers_in_numpy(size):
     rng, label = np.random.default_rng(1), np.array([0, 2, 1, 1])
@@ -149,6 +150,7 @@ def played(generator, discriminator, params, stats):
     return images, discriminator.apply(params[1], {}, images, train=True)[0]
 
 
+@pytest.mark.slow
 def test_images_lie_in_range_and_slopes_are_finite_and_reach_all_of_the_discriminator():
     @jax.jit
     def slopes(key):

@@ -67,6 +67,7 @@ def converged(params, stats):
     return jax.lax.fori_loop(0, 200, lambda _, stats: PROBE.apply(params, stats, train=True)[1], stats)
 
 
+@pytest.mark.slow
 @given(key=keys(), scale=scales)
 def test_after_convergence_the_largest_singular_value_is_one(key, scale):
     params, stats = INIT(key)
@@ -174,6 +175,7 @@ def test_an_averaged_vector_is_as_good_as_its_direction():
     np.testing.assert_allclose(EVALUATE(params, shorter)[0]["kernel"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @every_critic
 def test_a_learning_rate_of_zero_leaves_the_weights(name):
     """As nnx.SpectralNorm does not: its forward pass writes the normalised weights over the learned ones."""
@@ -216,6 +218,7 @@ def test_a_normalised_critic_is_lipschitz(name):
     assert (slopes > 0.001).all()
 
 
+@pytest.mark.slow
 @every_critic
 def test_critics_run_under_vmap_with_penalties_and_in_mixed_precision(name):
     network, shape = CRITICS[name]
@@ -234,6 +237,7 @@ def test_critics_run_under_vmap_with_penalties_and_in_mixed_precision(name):
     assert values[0] != values[1]
 
 
+@pytest.mark.slow
 def test_statistics_of_the_network_are_carried():
     network = dcgan.discriminator(28, 1, width=2)
     normalised = spectral(network)

@@ -47,6 +47,7 @@ def stepper(d_steps, masked):
     return jax.jit(step)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**31), st.integers(1, STEPS))
 def test_steps_that_do_not_count_change_nothing_at_all(seed, active):
     key = jax.random.key(seed)

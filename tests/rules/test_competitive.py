@@ -33,6 +33,7 @@ def few(rates):
     return competitive(rates, iterations=2)
 
 
+@pytest.mark.slow
 @given(seeds, rates, st.sampled_from(SHAPES))
 def test_a_step_in_a_general_sum_game_is_the_nash_equilibrium_of_its_bilinear_game(seed, rates, shape):
     quadratic, w = random(seed, shape), place(seed, shape)
@@ -71,6 +72,7 @@ def default(rates):
     return competitive(rates)
 
 
+@pytest.mark.slow
 def test_by_default_a_strong_influence_leaves_little_of_the_residual():
     shape, (h, k) = (40, 50), (2.0, 0.5)
     quadratic, w = random(3, shape, "zero_sum"), place(3, shape)

@@ -18,6 +18,7 @@ def test_every_rule_passes(name):
     check_rule(lambda rates: plain(name, rates), spectra.STEPS[name], period=spectra.PERIODS.get(name, 1))
 
 
+@pytest.mark.slow
 @settings(max_examples=6)  # each game is compiled
 @given(bilinear_games(), rates(), st.integers(1, 3))
 def test_alternating_preserves_volume_on_any_bilinear_game(known, rates, d_steps):
@@ -26,6 +27,7 @@ def test_alternating_preserves_volume_on_any_bilinear_game(known, rates, d_steps
     assert np.linalg.det(matrix) == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["simultaneous", "extragradient", "consensus"])
 @settings(max_examples=6)
 @given(known=quadratic_games(), rates=rates())

@@ -23,6 +23,7 @@ def plain(h, k):
     return extragradient(sgd(h, k))
 
 
+@pytest.mark.slow
 @given(seeds, rates, rates)
 def test_a_step_on_a_linear_game_is_its_matrix(random_game, seed, h, k):
     linear, w = random_game(seed)

@@ -134,6 +134,7 @@ def test_any_pytree_of_any_precision_will_do(name):
         np.testing.assert_allclose(one, other, atol=1e-2)  # of half precision
 
 
+@pytest.mark.slow
 @of_rules
 def test_it_is_transparent_to_jit_vmap_and_grad_by_traced_rates(name):
     quadratic, w = example()

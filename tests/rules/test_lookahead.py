@@ -28,6 +28,7 @@ def over(inner, every):
     return lambda h, k, weight: lookahead(inner(sgd(h, k)), every=every, weight=weight)
 
 
+@pytest.mark.slow
 @given(seeds, rates, rates, st.sampled_from([1, 3]), weights)
 def test_a_round_on_a_linear_game_is_its_matrix_and_the_next_begins_there(random_game, seed, h, k, every, weight):
     linear, w = random_game(seed)
@@ -57,6 +58,7 @@ def nested(s):
     return lookahead(lookahead(simultaneous(sgd(s)), every=2, weight=0.5), every=4, weight=0.25)
 
 
+@pytest.mark.slow
 @given(seeds, rates)
 def test_rounds_nest(random_game, seed, s):
     linear, w = random_game(seed)

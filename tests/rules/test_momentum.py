@@ -28,6 +28,7 @@ def companion(field, pull, momentum, player):
     return np.block([[new, -momentum * mine], [mine, one - mine]])
 
 
+@pytest.mark.slow
 @given(seeds, rates, rates, momenta, st.sampled_from([1, 2]))
 def test_steps_on_a_linear_game_are_powers_of_its_companion_matrix(random_game, seed, h, k, momentum, d_steps):
     linear, w = random_game(seed)

@@ -25,6 +25,7 @@ def plain(h, k):
     return optimistic(sgd(h, k))
 
 
+@pytest.mark.slow
 @given(seeds, rates, rates)
 def test_steps_on_a_linear_game_are_powers_of_its_companion_matrix(random_game, seed, h, k):
     linear, w = random_game(seed)
@@ -38,6 +39,7 @@ def test_steps_on_a_linear_game_are_powers_of_its_companion_matrix(random_game, 
     np.testing.assert_allclose(linear.run(plain, (h, k), w, 3), expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @given(seeds, rates)
 def test_the_extrapolated_points_obey_the_optimistic_recurrence(random_game, seed, s):
     linear, w = random_game(seed)
@@ -139,6 +141,7 @@ def test_a_lazy_penalty_is_remembered_for_the_next_extrapolation(bilinear):
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_past_that_the_first_step_has_not_does_not_spoil_slopes_in_what_adam_is_made_of(bilinear):
     def end(rate, decay):
         rule = optimistic(Pair(*[optax.adam(rate, b2=decay)] * 2))

@@ -43,6 +43,7 @@ def test_on_the_quadratic_saddle_it_is_the_sum_of_a_geometric_series(alpha, beta
     np.testing.assert_allclose(moved, [theta - h * slope, a * phi + k * gamma * theta], atol=1e-9)
 
 
+@pytest.mark.slow
 @given(seeds, rates, st.sampled_from(SHAPES), st.sampled_from([1, 3]))
 def test_a_step_in_a_general_sum_game_follows_the_discriminators_reaction(seed, rates, shape, unroll):
     quadratic, w = random(seed, shape), place(seed, shape)
@@ -124,6 +125,7 @@ def test_the_first_step_ahead_is_the_discriminators_own_move():
     assert point.params.generator == -point.params.discriminator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lazy", [1, 2, 3])
 def test_the_steps_ahead_count_on_for_lazy_penalties(lazy):
     scene = scalar_game(

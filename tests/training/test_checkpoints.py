@@ -55,6 +55,7 @@ def broken(two, tmp_path):
     return tmp_path / "broken", two[1]
 
 
+@pytest.mark.slow
 def test_a_state_comes_back_bit_for_bit_with_its_types(two):
     directory, states = two
     with Checkpoints(directory, read_only=True) as checkpoints:
@@ -65,6 +66,7 @@ def test_a_state_comes_back_bit_for_bit_with_its_types(two):
         assert type(restored.state.optimizer[0]) is type(states[4].optimizer[0])
 
 
+@pytest.mark.slow
 def test_a_run_resumed_from_a_checkpoint_equals_one_that_never_stopped(tmp_path):
     straight = train(TOY, KEY, steps=10)
     with Checkpoints(tmp_path) as checkpoints:

@@ -96,6 +96,7 @@ def test_each_step_is_told_its_number_and_no_two_share_a_draw_or_a_key():
         assert len({float(metrics[name]) for _, metrics in seen}) == 7
 
 
+@pytest.mark.slow
 def test_a_step_sees_the_root_key_split_once_and_folded_with_its_number():
     init_key, step_key, data_key = jax.random.split(KEY, 3)
     program = TOY
@@ -135,6 +136,7 @@ def test_compiled_once_wherever_the_arguments_lie(committed, caplog):
     assert sum("Finished XLA compilation of jit(advance)" in record.message for record in caplog.records) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_members_of_one_program_do_what_each_would_do_alone(chunk):
     keys = jax.vmap(jax.random.key)(jnp.arange(3))

@@ -132,6 +132,7 @@ def test_slices_that_cannot_be_are_refused():
             program(slices=wrong)
 
 
+@pytest.mark.slow
 def test_slices_are_shares_that_come_one_after_another():
     """The same keys too: latents and dropout of slice i are those of device i."""
     options = {"penalty": False, "d_steps": 1}
@@ -157,6 +158,7 @@ def test_a_batch_that_the_shards_do_not_divide_is_refused():
         parallel.per_device(program(), FOUR, executor="tmap")
 
 
+@pytest.mark.slow
 def test_what_was_built_for_an_axis_can_be_probed_outside_of_it():
     """Diagnostics play a program's game on one device: its batch normalisation needs no axis then."""
     own, plain = (program("maxout", penalty=False, d_steps=1, axis_name=name) for name in (AXIS, None))

@@ -27,6 +27,7 @@ def pixels(path):
         return np.asarray(picture)
 
 
+@pytest.mark.slow
 @given(
     count=st.integers(1, 10),
     height=st.integers(1, 5),

@@ -98,6 +98,7 @@ def planned():
     return {name: read(values) for name, values in json.loads(ended.stdout).items()}
 
 
+@pytest.mark.slow
 def test_a_gradient_is_one_all_reduce_of_its_size(planned):
     assert planned["gradient"].collectives == (Collective("all-reduce", 1, 4 * PARAMETERS),)
     assert planned["alone"].collectives == ()

@@ -67,6 +67,7 @@ outers = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(outers)
 def test_a_configuration_comes_back_exactly(config):
     returned = from_json(Outer, json.loads(json.dumps(to_json(config))))

@@ -145,6 +145,7 @@ def test_images_of_two_batches_a_step_are_scored_by_the_generator_as_it_stands()
     np.testing.assert_allclose(state.score, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_score_is_the_energy_distance_of_the_generator_as_it_stands():
     """Samples of a generator at the origin: the distance follows from the batch alone."""
     made = program(d_steps=1)
@@ -259,6 +260,7 @@ def test_a_study_controls_a_run_which_is_resumed_exactly_and_needs_the_study_no_
     assert "controller.json is not what a controlled run keeps" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_controls_nothing_is_refused_with_a_line(tmp_path, study, capsys):
     def refused(*words):
         assert cli.main([*RING, "--steps", "2", "--run", str(tmp_path / "run"), *words]) == 2

@@ -88,6 +88,7 @@ def test_a_damaged_cell_is_named(tmp_path, content):
         studies.finished(made, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [None, 2])
 def test_training_in_a_cell_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, members):
     key = jax.random.key(5) if members is None else jax.vmap(jax.random.key)(jnp.arange(members))

@@ -175,6 +175,7 @@ def test_what_each_setting_makes_of_its_chunk_is_kept(tmp_path):
     assert chunks == {"d_steps=1,0": 1, "d_steps=2,0": 2}
 
 
+@pytest.mark.slow
 def test_a_sweep_of_before_there_were_grids_is_still_read(tmp_path):
     many = tmp_path / "many"
     assert cli.main([*RING, "--steps", "2", "--seeds", "3..4", "--run", str(many)]) == 0
@@ -251,6 +252,7 @@ def test_as_many_train_at_once_as_the_memory_holds(fixed, each, count, memory):
     assert chosen == count or fixed + each * (chosen + 1) > room - 2e-3
 
 
+@pytest.mark.slow
 def test_members_need_more_memory_one_by_one():
     one, two, four = (sweeps._bytes(toy(), 1, members) for members in (1, 2, 4))
     assert 0 < one < two < four and sweeps._memory() > 2**28

@@ -85,6 +85,7 @@ def test_a_plateau_ends_a_run_as_done(tmp_path):
     assert not (tmp_path / "alarms.jsonl").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [4, 8, 14, 18])
 def test_a_resumed_run_scores_and_ends_as_if_it_had_never_stopped(tmp_path, at):
     whole, back, left = run(tmp_path / "whole", COLLAPSING)
