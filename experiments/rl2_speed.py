@@ -69,7 +69,7 @@ class Config:
     arms: int = 5
     """Arms of a bandit."""
     trials: int = 512
-    """Trials played in a step of learning."""
+    """Trials played in a step of learning, at most: `bandit_rl2` bounds its steps too."""
     hidden: int = 48
     """Width of the memory."""
 

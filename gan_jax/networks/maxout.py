@@ -21,7 +21,7 @@ def generator(
     """Return a map of latents [B, latent] to points [B, features].
 
     Each hidden layer is linear without bias, batch normalisation, ReLU; weights start from N(0, .02²)
-    (Lin et al. 2018, arXiv 1712.04086, its mixtures, and its published code, which has four hidden layers).
+    (Lin et al. 2018, arXiv 1712.04086, on mixtures, and its published code, which has four hidden layers).
     With `axis_name` batch normalisation is over all devices of that mapped axis.
 
     Raises:
