@@ -210,6 +210,7 @@ def boxes(height, width, rows, columns):
     return [~np.outer(row, column) for row in spans(height, rows) for column in spans(width, columns)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "ratio", "rows", "columns"), [(4, 4, 0.5, 2, 2), (5, 5, 0.6, 3, 3), (4, 6, 0.3, 1, 2)]
 )
@@ -260,6 +261,7 @@ def test_noise_is_independent_and_of_its_deviation(shape):
         assert abs(product.mean()) < 5 * 0.25 / np.sqrt(product.size)
 
 
+@pytest.mark.slow
 def test_the_deviation_of_noise_may_be_traced():
     x, key = jnp.ones((4, 3)), jax.random.key(10)
     noisy = jax.jit(lambda std: instance_noise(std)(key, x))

@@ -74,6 +74,7 @@ def gan_jax_command(*words: str) -> list[str]:
 # Training
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything_behind(trained, capsys):
     names = {path.name for path in trained.iterdir()}
     assert {"config.json", "metrics.jsonl", "samples", "checkpoints"} < names
@@ -103,6 +104,7 @@ def test_the_default_directory_is_named_after_experiment_and_seed(tmp_path, monk
     assert runs.read(Path("runs/experiment_file-3")).seed == 3
 
 
+@pytest.mark.slow
 def test_what_is_typed_is_what_is_trained(tmp_path):
     words = ["--rates.generator", "0.5", "--decay", "None", "--shape", "1", "2", "--data", "far", "--chunk", "3"]
     assert cli.main(["train", TOY, "--run", str(tmp_path), "--steps", "4", *words]) == 0
@@ -130,6 +132,7 @@ def test_a_profiled_run_prints_where_its_time_goes_and_trains_as_it_would(tmp_pa
     assert "over before it could be profiled: give it more steps" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_same_seed_trains_the_same_model_and_another_another(tmp_path):
     def state(name, seed):
         assert cli.main(["train", TOY, "--run", str(tmp_path / name), "--steps", "5", "--seed", seed]) == 0
@@ -369,6 +372,7 @@ def test_a_finished_run_resumed_is_left_as_it_is(run, capsys):
     assert {name: content for name, content in tree(run).items() if "tfevents" not in name} == before
 
 
+@pytest.mark.slow
 def test_a_resumed_run_may_be_longer(run, tmp_path):
     assert cli.main(["train", TOY, "--run", str(run), "--resume", "--steps", "60"]) == 0
     assert runs.read(run).steps == 60
@@ -377,6 +381,7 @@ def test_a_resumed_run_may_be_longer(run, tmp_path):
     assert same(gan_jax.load(run).state, gan_jax.load(whole).state)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_starts_again(run, capsys):
     state = gan_jax.load(run).state
     shutil.rmtree(run / "checkpoints")
@@ -402,6 +407,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(run, capsys):
     assert same(gan_jax.load(run).state, state)
 
 
+@pytest.mark.slow
 def test_an_experiment_that_has_changed_is_told(tmp_path, capsys):
     path = shutil.copy(TOY, tmp_path / "mine.py")
     run = tmp_path / "run"
@@ -720,6 +726,7 @@ def test_a_narrow_terminal_does_not_change_the_message(words, said, monkeypatch,
     assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
+@pytest.mark.slow
 def test_a_message_without_boxes_of_unicode_is_read_as_well():
     code = f"import sys; from gan_jax.cli import main; sys.exit(main(['train', {TOY!r}, '--batch', 'x']))"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}

@@ -377,6 +377,7 @@ def test_multivariate_closed_forms_are_those_of_the_books(seed, dim):
         np.testing.assert_allclose(function(p, p), 0, atol=1e-5)
 
 
+@pytest.mark.slow
 @given(gap=means, std=widths)
 def test_multivariate_closed_forms_have_those_of_the_line_as_a_case(gap, std):
     line = Normal(gap, std), Normal(0.0, 1.0)
@@ -407,6 +408,7 @@ def test_wasserstein_of_point_masses_is_their_distance_with_a_slope_of_one(a, di
     assert (slopes[0][0], slopes[1][0]) == (-1, 1)
 
 
+@pytest.mark.slow
 @given(distance=st.floats(2, 1e4, width=32))
 def test_jensen_shannon_of_disjoint_supports_is_log_two_without_a_slope(distance):
     """The exact demonstration of vanishing gradients: Gaussians of deviation .01 stand for the point masses."""
@@ -466,6 +468,7 @@ def test_the_dual_value_is_attained_along_the_transport():
     np.testing.assert_allclose(kantorovich_rubinstein(-2 * x, -2 * y, 2.0), wasserstein_1d(x, y), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_steepest_chord_leaves_out_equal_points():
     points = jnp.array([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0]])
     values = jnp.array([0.0, 0.0, 10.0])
@@ -538,6 +541,7 @@ def test_energy_on_the_line_is_the_squared_gap_of_distribution_functions(seed):
     np.testing.assert_allclose(found, stats.energy_distance(x, y) ** 2, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_kernel
 @given(seed=seeds)
 def test_discrepancies_are_blind_to_where_and_which_way(name, seed):

@@ -136,6 +136,7 @@ def by(stand, source, n=30, classes=0, progress=None):
     return measure(jax.random.key(0), np.float32(0.5), n)
 
 
+@pytest.mark.slow
 def test_a_card_by_another_extractor_has_its_distances_and_none_of_its_classes(tmp_path, monkeypatch):
     monkeypatch.setenv("GAN_JAX_CACHE", str(tmp_path))
     source = noise()
@@ -205,6 +206,7 @@ def test_points_of_the_mixture_itself_cover_it():
     assert card["modes"]["high_quality"] > 0.97
 
 
+@pytest.mark.slow
 def test_the_score_of_points_of_the_mixture_itself_is_the_noise_of_sampling():
     ring = mixtures.ring()
 

@@ -17,7 +17,15 @@ MODULES = {name: lookup.load(lookup.find(name)) for name in NAMES}
 # The embedded ones, where the default must be prepared.
 DATA = dict.fromkeys(("features", "fashion_resnet", "mnist_mlp", "omniglot_maml_gan", "stacked_mnist"), "digits")
 BUILT = {name: module.build(module.SMALLEST, DATA.get(name)) for name, module in MODULES.items()}
-every_program = pytest.mark.parametrize("name", [name for name, built in BUILT.items() if isinstance(built, Program)])
+LARGE = ("fashion_resnet", "omniglot_maml_gan")  # to compile; `make test-slow` tries them
+every_program = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE))
+        for name, built in BUILT.items()
+        if isinstance(built, Program)
+    ],
+)
 every_study = pytest.mark.parametrize("name", [name for name, built in BUILT.items() if isinstance(built, Study)])
 
 
@@ -67,6 +75,7 @@ def test_two_steps_at_the_smallest(name):
         assert jax.jit(program.sample, static_argnums=2)(key, result.state, 3, None).shape[0] == 3
 
 
+@pytest.mark.slow
 @every_program
 def test_a_chunk_gives_its_state_away_and_never_asks_the_host(name):
     program = BUILT[name]

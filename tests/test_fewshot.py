@@ -127,6 +127,7 @@ def test_a_state_begins_at_the_parameters_that_it_is_given():
     assert not np.any(model.sample(KEY, moved.current(), 3))  # of the generator as it stands, whose weights are 0
 
 
+@pytest.mark.slow
 def test_a_distance_is_that_of_samples_in_the_feature_space():
     model = small()
     state = model.init(model.hyper, KEY)
@@ -163,6 +164,7 @@ def test_the_queries_losses_are_the_games_and_move_each_player_by_its_own():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), slope.discriminator, theirs.discriminator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("judge", ["distance", "query_losses"])
 def test_a_state_is_judged_by_the_parameters_that_it_has_now(judge):
     """What first-order learners lean on: replaced parameters are judged, not the average that went before."""

@@ -98,6 +98,7 @@ def test_samples_come_from_the_average_in_evaluation_mode():
     np.testing.assert_allclose(model.sample(KEY, state._replace(average=average), 7), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_frames_go_from_one_latent_to_another_along_the_circle_at_one_label():
     model = small(classes=5)
     state = model.init(model.hyper, KEY)
@@ -115,6 +116,7 @@ def test_frames_go_from_one_latent_to_another_along_the_circle_at_one_label():
         model.sample(KEY, state, 9, frames=4)
 
 
+@pytest.mark.slow
 def test_labels_reach_both_networks_only_when_they_are_asked_for():
     plain, conditional = small(), small(classes=5)
     state = plain.init(plain.hyper, KEY)
@@ -295,6 +297,7 @@ def test_real_and_fake_are_augmented_apart_before_the_critic_and_its_penalty_see
     assert not np.allclose(noisy_real - real, noisy_fake - fake)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", objectives.OBJECTIVES)
 def test_permuting_real_fake_and_their_draws_together_changes_nothing(name):
     """The i-th fake comes of the i-th latent: as long as pairs stay together, their order is no matter."""

@@ -122,6 +122,7 @@ def test_slerp_is_symmetric(key, t):
     np.testing.assert_allclose(slerp(a, b, t), slerp(b, a, 1 - t), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.0, 2.0, 0.0, -1.0])
 @given(t=fractions)
 def test_slerp_is_the_straight_line_where_there_is_no_one_circle(factor, t):

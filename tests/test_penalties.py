@@ -52,11 +52,13 @@ def norms(x):
     return np.sqrt(np.sum(x**2, axis=features(x)))
 
 
+@pytest.mark.slow
 @every_penalty
 def test_every_penalty_passes_the_common_exam(name):
     check_regularizer(PENALTIES[name](2.0))
 
 
+@pytest.mark.slow
 def test_a_total_passes_the_common_exam():
     check_regularizer(total(r1(2.0), r2(1.0), wgan_gp()))
 
@@ -91,6 +93,7 @@ def test_wgan_gp_is_taken_on_the_segment_from_fake_to_real(shape, key):
     assert len(np.unique(values)) == shape[0], "each example has a mixture of its own"
 
 
+@pytest.mark.slow
 def test_wgan_gp_mixes_each_example_with_one_number():
     """The critic ½‖x‖² on real = p, fake = 0 has slope u·p: √penalty is |u‖p‖ − 1|, and u is uniform."""
     real = jnp.full((4000, 4), 5.0)  # of norm 10
@@ -124,6 +127,7 @@ def noise_of_dragan(key, real, **arguments):
     return np.stack([one(i) for i in range(real.shape[1])], axis=1)
 
 
+@pytest.mark.slow
 def test_dragan_perturbs_by_half_the_deviation_of_the_batch():
     """u·½·σ·v with one u for each example: columns of 2 and of 6 deviate by 0 each, and together by σ = 2."""
     count = 4000
@@ -137,6 +141,7 @@ def test_dragan_perturbs_by_half_the_deviation_of_the_batch():
     assert abs(np.corrcoef(noise.T)[0, 1] - (1 / 12 - 1 / 16) / variance) < 5 / np.sqrt(count)
 
 
+@pytest.mark.slow
 @given(key=keys(), scale=st.sampled_from([0.0, 0.25, 2.0]))
 def test_the_perturbation_of_dragan_is_proportional_to_its_scale_and_ignores_fakes(key, scale):
     real = jax.random.uniform(key, (5, 3), minval=3.0, maxval=5.0)

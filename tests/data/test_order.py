@@ -98,6 +98,7 @@ def test_three_examples_take_all_six_orders_equally_often():
     assert statistic < bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1000, 1025])
 def test_the_number_of_fixed_points_is_one_on_average(size):
     keys = jax.random.split(jax.random.key(4), 2000)
@@ -105,6 +106,7 @@ def test_the_number_of_fixed_points_is_one_on_average(size):
     assert abs(np.mean(np.asarray(fixed)) - 1) < 5 / np.sqrt(2000)  # Poisson with mean and variance 1
 
 
+@pytest.mark.slow
 @given(seed=SEEDS, epoch=st.integers(0, 1000), shape=st.sampled_from([(7, 7), (3, 10), (64, 1000)]))
 def test_an_epoch_visits_each_example_at_most_once(seed, epoch, shape):
     count, size = shape
@@ -123,6 +125,7 @@ def test_epochs_and_seeds_have_orders_of_their_own_and_leave_out_others():
         assert set(first.ravel().tolist()) != set(elsewhere.ravel().tolist())
 
 
+@pytest.mark.slow
 def test_a_step_is_a_function_of_key_and_step_alone():
     key = jax.random.key(6)
     one = functools.partial(order.indices, count=4, size=10)

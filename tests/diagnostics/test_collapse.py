@@ -46,6 +46,7 @@ def test_only_diversity_sees_a_collapse_to_the_mean_in_many_dimensions():
     assert found.coverage > 1
 
 
+@pytest.mark.slow
 def test_half_of_the_data_is_half_of_the_coverage():
     apart = np.concatenate([draw(0, 100, 4), draw(1, 100, 4) + 1000])
     found = collapse(apart, draw(2, 100, 4))

@@ -137,6 +137,7 @@ def test_the_closed_forms(name):
 QUADRATIC = jax.jit(lambda matrix, start: arnoldi(lambda v: matrix @ v, start, 5).hessenberg)
 
 
+@pytest.mark.slow
 @given(seeds, st.booleans())
 def test_of_quadratic_games(seed, zero_sum):
     with jax.enable_x64(True):
@@ -179,6 +180,7 @@ def test_it_stops_as_soon_as_the_rightmost_has_settled():
     assert found.rightmost_error <= 1e-6
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_the_rightmost_is_hidden_and_says_where_it_had_to_stop():
     known = many(np.geomspace(1e-2, 10, 40), 0.0)
     with jax.enable_x64(True):

@@ -70,6 +70,7 @@ def episode(key, actions):
     return start, first, observation, jax.lax.scan(one, first, actions)[1]
 
 
+@pytest.mark.slow
 def test_an_episode_that_keeps_everything_is_plain_training():
     start, first, _, (states, *_) = episode(KEY, jnp.full((HORIZON, 1), control.KEEP))
     learner, train_key = noisy(1), jax.random.split(first.key)[0]
@@ -81,6 +82,7 @@ def test_an_episode_that_keeps_everything_is_plain_training():
     assert not states.clipped.any()
 
 
+@pytest.mark.slow
 @given(st.integers(0, 99), st.lists(st.integers(0, 2), min_size=HORIZON, max_size=HORIZON))
 def test_scores_rewards_and_observations_are_those_of_descent_at_the_rates_by_hand(seed, turns):
     start, first, seen, (states, observed, rewards, done) = episode(jax.random.key(seed), jnp.array(turns)[:, None])
@@ -162,6 +164,7 @@ def breaking(at_rate):
     return plain._replace(step=step)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_finite_ends_alone():
     breaks = environment(breaking(0.3), penalty=2.0)
     start = breaks.draw(KEY)
@@ -235,6 +238,7 @@ def test_a_collapse_earns_nothing_even_where_the_score_is_not_looked_at():
     assert (float(reward), bool(done)) == (0.0, True)
 
 
+@pytest.mark.slow
 def test_a_probe_is_measured_once_and_starting_numbers_are_drawn_between_their_bounds():
     def probe(hyper, key, state, batch):
         return {"probe/distance": jnp.abs(state[0] - batch["x"][0]).sum()}

@@ -49,6 +49,7 @@ def test_an_arm_pays_1_as_often_as_its_parameter_says():
         assert done.all()
 
 
+@pytest.mark.slow
 def test_tasks_are_drawn_from_the_distributions_of_the_paper():
     p = jax.vmap(bandits(5).draw)(jax.random.split(KEY, 400))
     assert stats.kstest(np.ravel(p), "uniform").pvalue > 1e-3
@@ -102,6 +103,7 @@ def test_a_trial_is_episodes_in_one_task(length, episodes):
     np.testing.assert_array_equal(moments.seen.step, np.arange(steps))
 
 
+@pytest.mark.slow
 def test_the_task_outlives_the_episode_and_not_the_trial():
     def draw(key):
         return jnp.int32(1) + jax.random.bernoulli(key)  # how long episodes are
@@ -131,6 +133,7 @@ def test_an_agent_is_shown_its_last_action_and_reward_and_at_first_none():
     np.testing.assert_array_equal(moments.seen.reward, [0, *moments.reward[:-1]])
 
 
+@pytest.mark.slow
 def test_agents_of_one_key_act_in_the_same_tasks():
     environment = trial(bandits(2)._replace(draw=lambda key: jnp.round(jax.random.uniform(key, (2,)))), 3)
     one, other = (
@@ -164,6 +167,7 @@ def test_what_cannot_be_is_refused(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_parameters_are_a_plain_tree_that_can_be_handed_in():
     """A task need not be drawn: this MDP goes round, and pays 1 in its last state alone."""
     mdp = MDP(jnp.array([[0.0], [0.0], [1.0]]), jnp.roll(jnp.eye(3), 1, axis=1)[:, None])

@@ -44,6 +44,7 @@ def sampled(function, params, n, *, sigma, pairs=64):
 # --- of a function
 
 
+@pytest.mark.slow
 def test_on_a_quadratic_the_mean_is_the_gradient():
     matrix, shift = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, 0.5]], np.float32), 0.7
     params = {"a": jnp.array([0.3, -1.0]), "b": jnp.array(0.5)}
@@ -129,6 +130,7 @@ def paths(online, params, calls, n=256):
     return run(jax.random.split(SEED, n))
 
 
+@pytest.mark.slow
 def test_pes_is_unbiased_where_truncation_is_biased_by_a_known_amount():
     """In truncation h of two steps s moves by 2h θ before it begins: dL/dθ = 3 + 4h, of which truncation sees 3."""
     options = {"sigma": 0.3, "pairs": 64, "truncations": 3}
@@ -165,6 +167,7 @@ def total_gradients(drive, truncations, through):
     return np.array(gradients)
 
 
+@pytest.mark.slow
 @every_estimator
 def test_on_a_linear_system_of_quadratic_loss_the_mean_is_the_gradient_through_the_states_or_without(make):
     drive = np.array([0.4, -0.2, 0.6])
@@ -215,6 +218,7 @@ def test_at_the_horizon_all_begins_anew_on_another_problem(make):
     assert len(set(starts.tolist())) == 8, "pairs and problems do not begin apart"
 
 
+@pytest.mark.slow
 def test_staggered_pairs_stay_spread_over_the_horizon_and_make_each_estimate_one_of_the_whole():
     begun = pes(begin, count, sigma=0.3, pairs=2, truncations=5, stagger=True).init(jnp.float32(0), SEED)
     assert begun.truncation.tolist() == [0, 2]
@@ -227,6 +231,7 @@ def test_staggered_pairs_stay_spread_over_the_horizon_and_make_each_estimate_one
     assert_mean(gradients, [3, 17 / 3, 7, 7, 7], 0.25)
 
 
+@pytest.mark.slow
 @every_estimator
 def test_members_of_a_pair_unroll_under_the_same_random_numbers(make):
     def noisy(params, key, s):

@@ -70,6 +70,7 @@ def test_numbers_rise_with_their_coordinates(bound):
     assert (np.diff(numbers) > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
 @given(intervals())
 def test_no_coordinate_leaves_the_bounds_and_slopes_are_finite(transform, bound):
@@ -176,6 +177,7 @@ def test_descent_on_coordinates_cannot_leave_the_bounds(optimiser, sign):
     assert jnp.isfinite(jnp.stack(jax.tree.leaves(where))).all()
 
 
+@pytest.mark.slow
 def test_a_random_draw_is_uniform_on_the_scale_of_each_number():
     drawn = space(Hypers(Pair(jnp.full(2, 1e-3), 1e-3), 0.5), Hypers(Pair(RATE, None), UNIT, None, None))
     found = jax.vmap(partial(random, drawn))(jax.random.split(jax.random.key(0), 4096))

@@ -89,6 +89,7 @@ def test_maml_fomaml_and_reptile_follow_their_closed_forms(steps, rate, w, c, q)
     np.testing.assert_allclose(towards, (1 - shrunk) * (w - middle), atol=1e-12)
 
 
+@pytest.mark.slow
 @given(st.sampled_from([1, 2, 5]), st.floats(0.02, 0.9), points, points, points)
 def test_the_hypergradient_of_the_rate_follows_its_closed_form(steps, rate, w, c, q):
     both, alone = hyperslopes(steps)(rate, w, c, q)
@@ -137,6 +138,7 @@ def metas(learner):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", metas(quadratic()))
 def test_equal_tasks_move_as_one_and_different_tasks_as_their_mean(name):
     meta, w = metas(quadratic())[name], jnp.asarray([0.5, -1.0])
@@ -196,6 +198,7 @@ def test_maml_with_no_inner_step_is_plain_training_on_the_queries():
     assert metrics["meta/slope"] == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_rates_of_several_steps_are_learned_each_by_its_own_gradient():
     """Two steps of rates a, b: w = c + (1 − a)(1 − b)(w₀ − c)."""
     defaults = {"rate": jnp.asarray([0.1, 0.3])}

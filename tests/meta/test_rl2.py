@@ -219,6 +219,7 @@ def test_the_gates_are_those_of_a_gated_recurrent_unit():
     np.testing.assert_allclose(found, update * memory + (1 - update) * candidate, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_memory_survives_an_episode_and_dies_with_the_trial():
     """What follows the end of an episode depends on what came before it; what follows the end of a trial does not."""
     environment = trial(mdps(2, 3, horizon=2), 3)
@@ -236,6 +237,7 @@ def test_the_memory_survives_an_episode_and_dies_with_the_trial():
     np.testing.assert_array_equal(logits(0, (0, 1)), logits(1, (0, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truncation", [None, 2])
 def test_a_replayed_trial_is_the_one_that_was_played(truncation):
     environment = trial(mdps(2, 3, horizon=2), 2)
@@ -302,6 +304,7 @@ def test_with_one_arm_there_is_no_regret_and_no_gradient_of_the_policy():
     assert metrics["rl2/entropy"] == pytest.approx(0)
 
 
+@pytest.mark.slow
 def test_a_policy_begins_almost_uniform_with_orthogonal_recurrent_maps():
     params = weights(KEY, trial(bandits(5), 3), 8)
     for part in np.split(np.asarray(params.recurrent, float), 3, axis=1):
@@ -312,6 +315,7 @@ def test_a_policy_begins_almost_uniform_with_orthogonal_recurrent_maps():
     assert not fresh(params).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", [None, 10, 2])
 def test_a_memory_begins_by_lasting_as_long_as_its_span(span):
     environment, hidden = trial(bandits(5), 30), 400

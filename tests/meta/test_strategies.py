@@ -64,6 +64,7 @@ def counts(*pairs):
     return Counts(*np.asarray(pairs, np.float32).T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BANDITS)
 def test_where_arms_always_or_never_pay(name):
     """An arm that pays is kept; one that does not is left for one that is unknown."""
@@ -78,6 +79,7 @@ def test_where_arms_always_or_never_pay(name):
         np.testing.assert_array_equal(rewards[1:], PULLS - ps[1:].argmax(axis=1))
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, ARMS - 1), st.integers(0, 1)), min_size=4, max_size=4))
 def test_the_posterior_counts_what_was_seen_and_nothing_of_the_trial_before(pulls):
     memory = counts((5, 1), (0, 2), (3, 3))  # of another trial
@@ -100,6 +102,7 @@ def test_thompson_sampling_pulls_an_arm_as_often_as_it_is_the_best():
     assert chosen(thompson(2, samples=3), counts((1, 0), (0, 0)))[0] == pytest.approx(20 / 27, abs=error)
 
 
+@pytest.mark.slow
 def test_epsilon_greedy_explores_with_its_probability_and_uniform_always():
     known = counts((0, 3), (4, 1), (1, 1))
     error = 4 / math.sqrt(4 * 2000)

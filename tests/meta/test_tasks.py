@@ -79,6 +79,7 @@ def test_a_task_has_its_shots_and_its_queries(name):
         assert all(array.dtype == (jnp.int32 if leaf == "label" else jnp.float32) for leaf, array in part.items())
 
 
+@pytest.mark.slow
 @every_distribution
 def test_batches_are_tasks_of_the_split_keys_of_a_step(distribution):
     arrays, draw = tasks.batches(distribution, 3)
@@ -169,6 +170,7 @@ def test_centres_drift_continuously_each_at_a_speed_of_its_own():
     assert far.mean() > 0.5
 
 
+@pytest.mark.slow
 def test_points_of_support_and_query_are_of_one_mixture_and_all_different():
     """Deviations are so small that a point tells its centre: the first of the support within .05 stands for it."""
     x = both(draw_many(tasks.blobs(60, 100, modes=3, reach=2.0, std=(1e-3, 5e-3)), 200)).astype(float)
@@ -189,6 +191,7 @@ def test_points_of_support_and_query_are_of_one_mixture_and_all_different():
 # Classes and episodes
 
 
+@pytest.mark.slow
 def test_a_class_is_a_task_and_support_and_query_are_different_images_of_it():
     task = draw_many(DISTRIBUTIONS["classes"], 6000)
     label, place = named(both(task, "image"))
@@ -206,6 +209,7 @@ def test_a_given_class_is_drawn_by_its_row():
     assert np.all(named(both(task, "image"))[0] == rows[:, None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ways", [2, 6])
 def test_an_episodes_labels_are_balanced_and_each_is_one_class(ways):
     task = draw_many(tasks.episodes(TOY, SHOTS, QUERIES, ways=ways), 3000)
@@ -275,6 +279,7 @@ def test_a_sequence_is_of_independent_tasks():
         equal(draw({}, key, time), draw_one({}, jax.random.fold_in(key, time)))
 
 
+@pytest.mark.slow
 def test_classes_come_one_by_one_and_then_again_in_an_order_of_the_streams():
     stream = STREAMS["one_by_one"]
     draw = jax.vmap(jax.vmap(stream.draw, in_axes=(None, None, 0)), in_axes=(None, 0, None))

@@ -68,6 +68,7 @@ def agent(trial_length=None):
     return Agent(lambda: jnp.int32(0), act)
 
 
+@pytest.mark.slow
 def test_an_agent_is_followed_as_it_is_played():
     mine = agent()
     moments = jax.jit(partial(play, trial(ENVIRONMENT, 3), mine))(KEY)
@@ -112,6 +113,7 @@ def test_the_rates_of_a_cosine_by_hand(final):
     np.testing.assert_allclose(course.score[0], by_hand(expected), rtol=1e-4)
 
 
+@pytest.mark.slow
 @given(st.sampled_from([("one", "two", -0.7), ("two", "one", 0.7)]), st.sampled_from([0.2, 0.9]))
 def test_a_balance_multiplies_a_rate_by_the_exponential_of_the_gap(case, gain):
     discriminator, generator, gap = case
@@ -122,6 +124,7 @@ def test_a_balance_multiplies_a_rate_by_the_exponential_of_the_gap(case, gain):
     np.testing.assert_array_equal(course.numbers[0, :, 1], [2.0] * HORIZON)
 
 
+@pytest.mark.slow
 def test_a_grid_is_every_combination_and_what_is_not_named_stays():
     points = tuners.grid(PANEL, {"rate": 3, "weight": 2})
     rates, others = 0.01 * 400.0 ** (np.array([1, 3, 5]) / 6), [1.5, 2.5]
@@ -130,6 +133,7 @@ def test_a_grid_is_every_combination_and_what_is_not_named_stays():
     np.testing.assert_allclose(tuners.grid(PANEL, {"rate": 1}), [[0.2, 2.0]], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_best_of_a_grid_and_says_what_each_point_comes_to():
     points = tuners.grid(PANEL, {"rate": 8})
     found = jax.jit(partial(tuners.search, ENVIRONMENT, seeds=2))(points, KEY, START)
@@ -146,6 +150,7 @@ def test_candidates_are_drawn_between_the_bounds():
     assert abs(np.corrcoef(np.log(drawn[:, 0]), drawn[:, 1])[0, 1]) < 0.2
 
 
+@pytest.mark.slow
 def test_a_population_goes_on_with_the_best_and_turns_their_dials():
     size, few = 8, 2
     found = jax.jit(partial(tuners.population, ENVIRONMENT, PANEL, size=size))(KEY, START)
@@ -192,6 +197,7 @@ def test_a_linear_policy_learns_to_turn_the_rate_up():
     assert np.isfinite(metrics["schedule/reward"])
 
 
+@pytest.mark.slow
 def test_a_linear_policy_is_a_softmax_of_what_it_observes():
     weights = tuners.linear(ENVIRONMENT)._replace(bias=jnp.array([0.0, 0, 1, 0, 0, 0]))
     weights = weights._replace(kernel=weights.kernel.at[0, 3].set(2.0))

@@ -77,6 +77,7 @@ def test_weights_are_small_and_their_record_is_whole(path):
         assert floor <= record[name] <= 1
 
 
+@pytest.mark.slow
 def test_the_extractor_of_digits_reads_the_embedded_digits():
     source = images.load("digits", size=28)
     extractor = features.extractor("digits")
@@ -105,6 +106,7 @@ def test_characters_that_were_held_out_are_read_as_often_as_the_record_says():
     assert share(probabilities.argmax(axis=1) == held.label[chosen], extractor.record["test_accuracy"])
 
 
+@pytest.mark.slow
 def test_characters_that_were_never_seen_are_told_apart_by_one_example():
     """Twenty at a time, of which one image each is known: the second image of each is nearest to its own."""
     test, extractor = prepared("omniglot").test, features.extractor("omniglot")
@@ -141,6 +143,7 @@ def test_what_is_written_is_read_back_and_was_measured_before(tmp_path):
         np.testing.assert_allclose(one, three, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_record_may_leave_the_classifiers_own_structure_out(tmp_path):
     """As that of the digits does."""
     record = {"family": "plain", "size": 4, "channels": 1, "classes": 2}
@@ -271,6 +274,7 @@ def test_a_file_that_is_not_there_or_no_archive_is_refused(tmp_path):
 # Images
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_how_the_images_are_batched():
     extractor, image = features.rounded(small(), SMALL), pixels((7, 8, 8, 3))
     for one, other in zip(extractor.all(image, batch=3), extractor.all(image), strict=True):

@@ -162,6 +162,7 @@ def test_merging_is_associative_and_symmetric_and_empty_is_its_unit(seed):
             np.testing.assert_array_equal(leaf, kept)
 
 
+@pytest.mark.slow
 def test_sets_that_are_far_apart_are_merged():
     features = np.float32([[0.0], [1.0], [1e4], [1e4 + 1]])
     halves = [add(frechet.empty(1), part) for part in np.split(features, 2)]
@@ -185,6 +186,7 @@ def test_over_eight_shards_some_of_which_are_empty():
             np.testing.assert_array_equal(leaf[shard], leaf[0])
 
 
+@pytest.mark.slow
 def test_current_moments_are_the_finished_ones_in_the_accumulators_precision():
     features, expected = far_off(0, 500)
     accumulator = add(frechet.empty(4), features)

@@ -294,6 +294,7 @@ def whole(path, numbers, torch, kind="zip"):
 LARGEST = 2048 * 1008
 
 
+@pytest.mark.slow
 def test_the_digest_is_that_of_the_weights(tmp_path, torch):
     numbers = np.random.default_rng(0).uniform(0.5, 1, LARGEST).astype(np.float32)
     for kind in ("zip", "legacy"):
@@ -307,6 +308,7 @@ def test_the_digest_is_that_of_the_weights(tmp_path, torch):
     assert inception.read(tmp_path / "flipped.pth").digest != one.digest
 
 
+@pytest.mark.slow
 def test_images_are_read_as_saved_pictures_in_parts(tmp_path, torch, monkeypatch):
     def means(params, x):
         return x.mean((1, 2)), jnp.broadcast_to(params["fc.bias"] + params["fc.weight"][0, 0], (len(x), 1008))

@@ -21,6 +21,7 @@ def sample(seed, n, dim):
     return np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
 
 
+@pytest.mark.slow
 @given(keys(), seeds, st.sampled_from([(20, 20), (20, 7)]))
 def test_on_the_line_it_is_the_distance_itself(key, seed, sizes):
     x, y = (sample(seed + i, size, 1) + i for i, size in enumerate(sizes))
@@ -53,6 +54,7 @@ def test_is_a_distance(key, seed):
     np.testing.assert_allclose(distance(key, x[order], y, directions=8), of["xy"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_pull_the_samples_together():
     x, y = jnp.asarray(sample(0, 10, 2)), jnp.asarray(sample(0, 10, 2)) + 5.0
     slope = jax.grad(lambda y: distance(jax.random.key(0), x, y, directions=64))(y)

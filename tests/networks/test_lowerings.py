@@ -43,6 +43,7 @@ def test_equals_xla_in_value_and_two_derivatives(name, direction, side, shape):
         np.testing.assert_allclose(got, expected, atol=2e-5 * max(1.0, float(jnp.abs(expected).max())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [xla, patches])
 def test_up_is_the_transpose_of_down(make):
     # <down(x), y> = <x, up(y)> when the kernel's ends are swapped and flipped as lax.conv_transpose flips them.
@@ -53,6 +54,7 @@ def test_up_is_the_transpose_of_down(make):
     np.testing.assert_allclose(jnp.vdot(make().down(x, kernel), y), jnp.vdot(x, make().up(y, flipped)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_down_by_hand():
     # One pixel set: it meets exactly the four kernel entries whose windows hold it.
     x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(1.0)

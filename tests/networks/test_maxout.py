@@ -10,6 +10,7 @@ from gan_jax.networks import maxout
 KEY = jax.random.key(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [1, 2, 5])
 def test_a_unit_is_the_largest_of_its_linear_maps(pieces):
     network = maxout.discriminator((2, 3), widths=(4,), pieces=pieces)

@@ -63,6 +63,7 @@ def test_what_is_left_trains_as_a_network_of_that_width_does(share, units):
         assert sum(int((leaf == 0).sum()) for leaf in jax.tree.leaves(mine)) == rest, "the others are without weights"
 
 
+@pytest.mark.slow
 def test_it_begins_at_the_deviations_of_a_network_of_that_width():
     network = mlp.discriminator((2,), widths=(512, 512), dropout=0.0)
     layers = mlp.narrow(network.init(KEY)[0], 0.25)["layers"]
@@ -82,6 +83,7 @@ def test_what_cannot_be_narrowed_is_refused():
         mlp.narrow(labelled, 0.5)
 
 
+@pytest.mark.slow
 def test_everything_is_left_of_a_share_of_1():
     params, _ = mlp.perceptron(3, 1, widths=(5, 4)).init(KEY)
     jax.tree.map(np.testing.assert_array_equal, mlp.narrow(params, 1.0), params)

@@ -38,6 +38,7 @@ def test_the_mlp_discriminator_by_hand():
     np.testing.assert_allclose(net.apply(params, stats, x, train=True, key=KEY)[0], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_is_a_function_of_the_key_and_differs_between_layers():
     net = mlp.discriminator((8,), widths=(64, 64), dropout=0.5)
     params, stats = net.init(KEY)
@@ -107,6 +108,7 @@ def test_a_layer_that_overwrites_its_weights_is_harmless():
     jax.tree.map(np.testing.assert_array_equal, params, before)
 
 
+@pytest.mark.slow
 def test_batch_norm_is_each_classes_own_affine_map_of_the_normalised_batch():
     net = network(lambda rngs: _Norm(rngs))
     params, stats = net.init(KEY)
@@ -151,6 +153,7 @@ def test_the_classifier_gives_features_and_logits_and_refuses_odd_sizes():
         classifier(30, 1, 10)
 
 
+@pytest.mark.slow
 def test_a_label_or_key_that_is_missing_is_asked_for():
     generator, discriminator = dcgan.generator(5, 28, 1, width=2, classes=3), mlp.discriminator((4,), widths=(2,))
     with pytest.raises(ValueError, match="needs a label"):

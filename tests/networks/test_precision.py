@@ -96,6 +96,7 @@ def test_penalties_square_and_sum_what_bfloat16_would_lose(name, key, slope):
     np.testing.assert_allclose(values, np.full(2, expected.get(name, (norm - 1) ** 2)), rtol=1e-2)
 
 
+@pytest.mark.slow
 @given(key=keys(), slope=st.sampled_from([1e-3, 1.0, 1e5]))
 def test_the_gradient_of_a_penalty_is_that_of_the_slope(key, slope):
     """∇w (γ/2)‖w‖² = γw."""
@@ -127,6 +128,7 @@ def test_a_penalty_through_layers_is_near_the_one_in_float64(key):
     np.testing.assert_allclose(values, np.full(4, expected), rtol=2e-2)  # bfloat16 has 8 bits
 
 
+@pytest.mark.slow
 @every_network
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_penalties_and_their_gradients_are_finite(name, penalty):

@@ -169,6 +169,7 @@ def test_images_lie_in_range_and_slopes_are_finite_and_reach_all_of_the_discrimi
     assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(slopes[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LOWERINGS if name != "xla"])
 def test_lowerings_agree(name):
     (mine, stats), (theirs, _) = (started(network) for network in pair())
@@ -177,6 +178,7 @@ def test_lowerings_agree(name):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_normalised_each_kernel_of_the_discriminator_has_norm_one():
     network = resnet.discriminator(10, 1, width=6, classes=3)
     params, stats = started(network)
@@ -199,6 +201,7 @@ def test_normalised_each_kernel_of_the_discriminator_has_norm_one():
             np.testing.assert_allclose(np.linalg.svd(matrix, compute_uv=False)[0], 1.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_critic_judges_each_example_alone():
     """As gradient penalties need it: there is no batch normalisation."""
     network = resnet.discriminator(10, 1, width=2)

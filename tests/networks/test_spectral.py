@@ -197,6 +197,7 @@ def test_a_learning_rate_of_zero_leaves_the_weights(name):
     jax.tree.map(np.testing.assert_array_equal, params, start[0])
 
 
+@pytest.mark.slow
 @every_critic
 def test_the_whole_critic_ignores_the_scale_of_its_kernels(name):
     params, stats = STARTS[name](KEY)
@@ -206,6 +207,7 @@ def test_the_whole_critic_ignores_the_scale_of_its_kernels(name):
     np.testing.assert_allclose(apply(scaled, stats, x)[0], apply(params, stats, x)[0], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 @every_critic
 def test_a_normalised_critic_is_lipschitz(name):
     """Leaky ReLU is 1-Lipschitz; a convolution of 4x4 and stride 2 sees a pixel four times, which makes √4 a layer."""

@@ -75,6 +75,7 @@ def test_a_generator_that_reuses_meets_the_noise_of_the_last_move_that_counted(a
     np.testing.assert_allclose(found.params.discriminator, sum(noises[:count]), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("active", [1, 2, 3])
 def test_and_nothing_by_a_single_bit(active):
     key = jax.random.key(active)
@@ -100,6 +101,7 @@ def test_a_traced_number_is_rounded_and_clipped(active, counted):
     assert point.rule.count.discriminator == counted
 
 
+@pytest.mark.slow
 def test_gradients_flow_through_what_counts_as_without_the_mask():
     batch = {"x": jax.random.normal(jax.random.key(1), (STEPS, 2))}
 

@@ -90,6 +90,7 @@ def test_by_default_a_strong_influence_leaves_little_of_the_residual():
     np.testing.assert_allclose(found[40:], -k * (v[40:] + jacobian[40:, :40] @ found[:40]), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_stiff_system_is_solved_in_single_precision():
     # Of condition 5,000, so that its normal equations would leave nothing of float32's seven digits.
     rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
@@ -102,6 +103,7 @@ def test_a_stiff_system_is_solved_in_single_precision():
     np.testing.assert_allclose(point.params.generator, expected, atol=1e-3 * np.linalg.norm(expected))
 
 
+@pytest.mark.slow
 def test_it_is_differentiable_in_the_rates():
     # On the bilinear game x⁺ = (x − hy)/(1 + hk).
     x, y, h, k = 0.7, -0.3, 0.4, 0.6

@@ -12,8 +12,13 @@ from gan_jax.games import spectra
 from gan_jax.rules import PLAIN_RULES, RULES, alternating, extragradient, plain, simultaneous
 from gan_jax.testing import bilinear_games, check_rule, quadratic_games, rates
 
+# Those whose programs are large; `make test-slow` examines them.
+LARGE = ("unrolled", "symplectic", "competitive")
 
-@pytest.mark.parametrize("name", (*RULES, *PLAIN_RULES))
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in (*RULES, *PLAIN_RULES)]
+)
 def test_every_rule_passes(name):
     check_rule(lambda rates: plain(name, rates), spectra.STEPS[name], period=spectra.PERIODS.get(name, 1))
 

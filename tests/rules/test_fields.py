@@ -42,6 +42,7 @@ def test_a_fixed_point_stays_and_a_zero_rate_moves_nothing(name):
         np.testing.assert_array_equal(jnp.concatenate(moved(rates, scene, at)), at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("lazy", [1, 3])
 def test_a_lazy_penalty_belongs_to_the_losses_every_nth_step_n_times(name, lazy):

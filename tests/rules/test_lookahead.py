@@ -120,6 +120,7 @@ def test_a_state_can_be_donated(bilinear):
     assert point.rule.count == 3
 
 
+@pytest.mark.slow
 def test_the_catalogue_entry_is_lookahead_over_alternating(random_game):
     linear, w = random_game(1)
     linear = linear._replace(penalty=0.5)

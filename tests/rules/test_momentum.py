@@ -45,6 +45,7 @@ def test_steps_on_a_linear_game_are_powers_of_its_companion_matrix(random_game, 
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("s", [0.05, 0.1, 0.2, 0.5])
 @pytest.mark.parametrize("momentum", [0.0, -0.5])
 def test_on_the_bilinear_game_only_a_negative_momentum_contracts(bilinear, s, momentum):

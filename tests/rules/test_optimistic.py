@@ -73,6 +73,7 @@ def test_the_bilinear_table(bilinear, s, modulus):
     assert found == pytest.approx(modulus, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_with_adam_the_moments_see_each_gradient_twice_but_for_the_first_step(random_game, seed):
     linear, w = random_game(seed)

@@ -48,6 +48,7 @@ def test_simultaneous_on_a_quadratic_game_is_its_matrix(alpha, beta, gamma, thet
     np.testing.assert_allclose([point.params.discriminator, point.params.generator], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @given(numbers, numbers, numbers, numbers, numbers, rates, st.integers(1, 3))
 def test_alternating_on_a_quadratic_game_is_a_product_of_its_half_steps(alpha, beta, gamma, theta, phi, h, d_steps):
     rule = alternating(sgd(h), d_steps=d_steps)
@@ -138,6 +139,7 @@ def test_a_lazy_penalty_acts_every_nth_move_n_times(name, lazy):
     np.testing.assert_allclose(metrics, 7.0 * acts)  # so that the mean over steps is the penalty itself
 
 
+@pytest.mark.slow
 def test_a_penalty_has_the_key_of_its_loss():
     keys = []
 
@@ -205,6 +207,7 @@ def test_a_rule_of_rates_refuses_what_is_no_pair_of_finite_rates(name):
             PLAIN_RULES[name](wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*RULES, *PLAIN_RULES])
 def test_a_rule_can_be_compiled_mapped_and_differentiated_in_its_rates(name):
     def end(rate):

@@ -25,6 +25,7 @@ def aligned(rates, weight):
     return symplectic(rates, weight, align=True)
 
 
+@pytest.mark.slow
 @given(seeds, rates, weights, shapes)
 def test_a_step_is_its_matrix(seed, rates, weight, shape):
     quadratic, w = random(seed, shape), place(seed, shape)
@@ -53,6 +54,7 @@ def test_in_a_hamiltonian_game_it_descends_the_hamiltonian(seed, weight, shape):
     assert after < before < without
 
 
+@pytest.mark.slow
 @given(seeds, rates, weights, shapes)
 def test_the_aligned_sign_is_the_papers(seed, rates, weight, shape):
     quadratic, w = random(seed, shape), place(seed, shape)

@@ -29,6 +29,7 @@ def joint(generator, discriminator):
     return np.concatenate([generator, discriminator])
 
 
+@pytest.mark.slow
 @given(numbers, numbers, numbers, numbers, numbers, rates, st.integers(0, 4))
 def test_on_the_quadratic_saddle_it_is_the_sum_of_a_geometric_series(alpha, beta, gamma, theta, phi, rates, unroll):
     # J = γφθ − (α/2)φ² + (β/2)θ², φ ascends: φ₍ᵢ₊₁₎ = aφᵢ + kγθ with a = 1 − kα.
@@ -174,6 +175,7 @@ def test_adam_needs_its_eps_root_where_a_parameter_has_no_gradient():
         assert np.isfinite(point.params.generator) == finite
 
 
+@pytest.mark.slow
 def test_by_default_five_steps_are_unrolled():
     quadratic, w = random(1, (2, 3)), place(1, (2, 3))
     default = step(lambda rates: unrolled(Pair(*map(optax.sgd, rates))), (2, 3), (0.1, 0.2), quadratic, w)[0]

@@ -144,6 +144,7 @@ def flipped(data: bytes) -> bytes:
 DAMAGES = {"flipped": flipped, "truncated": lambda data: data[: len(data) // 2], "emptied": lambda data: b""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [*DAMAGES, "deleted"])
 def test_damage_to_any_file_is_harmless_or_noticed(broken, damage):
     directory, states = broken
@@ -303,6 +304,7 @@ def test_the_checksum_sees_every_bit(dtype, shape):
     assert len(seen) == count
 
 
+@pytest.mark.slow
 def test_the_checksum_takes_keys_empty_arrays_and_64_bits():
     assert int(checksum(jax.random.key(0))) != int(checksum(jax.random.key(1)))
     assert int(checksum(jnp.zeros((0, 3)))) == 0

@@ -112,6 +112,7 @@ def test_processes_keep_one_record_and_what_they_save_one_restores(tmp_path, cou
         assert state(run).steps == 10
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_does_not_answer_is_waited_for_so_long_and_no_longer():
     code = "from gan_jax.training import distributed; distributed.initialise(wait=1)"
     address = f"127.0.0.1:{free_port()}"

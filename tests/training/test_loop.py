@@ -56,6 +56,7 @@ def compiled_once():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_the_same_key_gives_the_same_run_and_another_key_another(chunk):
     first, second = (train(TOY, jax.random.key(0), steps=9, chunk=chunk) for _ in range(2))

@@ -83,6 +83,7 @@ def close(left, right, rtol=2e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6), left, right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*RULES, *PLAIN_RULES])
 def test_every_rule_on_shares_makes_the_step_of_the_whole_batch(name):
     """Those that differentiate gradients too, forwards and backwards: their products are means over devices."""
@@ -109,6 +110,7 @@ def test_every_rule_on_shares_makes_the_step_of_the_whole_batch(name):
         close(*steps(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["simultaneous", "alternating", "optimistic", "consensus"])
 def test_a_rule_on_slices_makes_the_step_of_the_whole_batch(name):
     made, game = rule(name), losses()
@@ -142,6 +144,7 @@ def test_slices_are_shares_that_come_one_after_another():
     close(sliced, shared, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_forgotten_average_is_caught_while_tracing():
     made = program(penalty=False, d_steps=1)
     with pytest.raises(ValueError, match="differ from device to device: build networks and GAN with axis_name='data'"):

@@ -373,6 +373,7 @@ def wrong(command, words=()):
     return " ".join(str(caught.value).split())
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_plan(capsys):
     assert planning.plan(command(), ["--batch", "16"]) == 0
     out = capsys.readouterr().out

@@ -81,6 +81,7 @@ def test_a_report_says_what_was_achieved_of_what_is_possible():
     assert text.splitlines()[-1] == "| 2 others | | 2 | 9.1% | |"
 
 
+@pytest.mark.slow
 def test_a_run_is_traced_once_it_is_compiled(tmp_path, monkeypatch):
     monkeypatch.setattr(profiling, "SECONDS", 1e-9)  # so that as few chunks as may be are traced
     program, key = toy(chunk=2), jax.random.key(0)
@@ -120,6 +121,7 @@ def test_what_other_hooks_do_is_not_the_time_of_a_step(tmp_path, monkeypatch):
     assert (tracer.steps, tracer.seconds) == (12, 8.0)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_over_first_leaves_no_trace_running(tmp_path):
     for _ in range(2):  # a second trace could not begin while the first went on
         with profiling.Tracer(tmp_path) as tracer:

@@ -45,6 +45,7 @@ def read(directory, name):
     return watch.rows(directory / name)
 
 
+@pytest.mark.slow
 def test_a_collapsing_run_is_stopped_and_returns_to_its_best_checkpoint(tmp_path):
     result, back, left = run(tmp_path, COLLAPSING)
     # The median of five is past 1.5 times 19 with the third bad score, the tenth in all.
@@ -57,6 +58,7 @@ def test_a_collapsing_run_is_stopped_and_returns_to_its_best_checkpoint(tmp_path
     assert alarm["try"]
 
 
+@pytest.mark.slow
 def test_what_is_restored_after_an_alarm_is_the_state_of_the_best_step(tmp_path):
     _, back, _ = run(tmp_path, COLLAPSING)
     program = scored(COLLAPSING)
@@ -66,6 +68,7 @@ def test_what_is_restored_after_an_alarm_is_the_state_of_the_best_step(tmp_path)
     assert same(restored.state, loop.train(program, KEY, steps=back).state)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_stays_however_many_follow(tmp_path):
     values = [100.0, 50.0, 10.0] + [12.0] * 10
     result, back, left = run(tmp_path, values, criteria=Criteria(window=1))
@@ -73,6 +76,7 @@ def test_the_best_checkpoint_stays_however_many_follow(tmp_path):
     assert left == (6, 24, 26)
 
 
+@pytest.mark.slow
 def test_a_better_checkpoint_takes_the_place_of_the_one_that_was_kept(tmp_path):
     values = [100.0, 50.0, 10.0, 12.0, 12.0, 9.0, 12.0, 12.0, 12.0]
     _, _, left = run(tmp_path, values, steps=18, criteria=Criteria(window=1))
@@ -103,6 +107,7 @@ def test_a_resumed_run_scores_and_ends_as_if_it_had_never_stopped(tmp_path, at):
     assert numbers(tmp_path / "whole") == numbers(tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_rows_of_a_killed_run_past_its_checkpoint_are_scored_again(tmp_path):
     run(tmp_path, COLLAPSING, steps=8)
     with (tmp_path / "scores.jsonl").open("a") as file:
@@ -140,6 +145,7 @@ def test_a_program_without_a_score_cannot_be_watched(tmp_path):
         Watch(tmp_path, toy(), KEY, checkpoints).hook(1)
 
 
+@pytest.mark.slow
 def test_the_watch_says_stop_in_words(tmp_path):
     result, _, _ = run(tmp_path, COLLAPSING)
     assert isinstance(result.stop, Stop)
