@@ -33,7 +33,7 @@ from gan_jax.diagnostics import termination
 from gan_jax.diagnostics.termination import Criteria, Score
 from gan_jax.gan import Hypers, adam, gan
 from gan_jax.networks import mlp
-from gan_jax.training import loop, watch
+from gan_jax.training import lookup, loop, watch
 
 
 class Setting(NamedTuple):
@@ -109,9 +109,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study; it takes its data from the settings, and finds it in `data_dir`."""
     if data is not None:
         raise ValueError(f"--data {data}: this table has several, --settings says which")
-    for name in config.settings:
-        if name not in SETTINGS:
-            raise ValueError(f"unknown setting {name!r}: there is {', '.join(SETTINGS)}")
+    lookup.require_known("setting", config.settings, SETTINGS)
     if min(config.updates, config.every) < 1 or config.updates < config.every:
         raise ValueError(f"--updates {config.updates} --every {config.every}: give 1 or more, and no fewer updates")
     return Study(

@@ -27,10 +27,10 @@ import jax
 import numpy as np
 import optax
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Environment, Report, Study
 from gan_jax.meta import rl2, strategies
 from gan_jax.meta.environments import Agent, bandits, evaluate, trial
-from gan_jax.rules.gradients import check
 from gan_jax.training import studies
 
 CHUNK = 10  # steps in one compiled call
@@ -133,7 +133,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
 
 def trials(config: Any, environment: Environment) -> int:
     """Return how many trials are played in a step: a multiple of the minibatches, and one for each at least."""
-    check(trials=config.trials, batch=config.batch, minibatches=config.minibatches)
+    require_counts(trials=config.trials, batch=config.batch, minibatches=config.minibatches)
     most = min(config.trials, config.batch / environment.horizon)
     return config.minibatches * max(1, int(most / config.minibatches))
 

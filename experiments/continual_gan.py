@@ -62,9 +62,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study; its data are sampled."""
     if data is not None:
         raise ValueError(f"--data {data}: mixtures are sampled, leave the option out")
-    for name in config.methods:
-        if name not in TITLES:
-            raise ValueError(f"unknown method {name!r}: there is {', '.join(TITLES)}")
+    lookup.require_known("method", config.methods, TITLES)
     if min(config.length, config.streams) < 2:
         raise ValueError(f"{config.streams} streams of {config.length} tasks: give 2 or more of each")
     return Study(cells={name: partial(cell, config, name) for name in config.methods}, report=partial(report, config))

@@ -74,13 +74,11 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study: a cell for each axis."""
     if data is not None:
         raise ValueError(f"--data {data}: costs are those of the embedded digits, leave the option out")
+    lookup.require_known("axis", config.axes, TITLES)
     for axis in config.axes:
-        if axis not in TITLES:
-            raise ValueError(f"unknown axis {axis!r}: there is {', '.join(TITLES)}")
         if min(getattr(config, axis), default=0) < 1:
             raise ValueError(f"{axis}={getattr(config, axis)}: give one or more, of 1 or more")
-    if config.rounds < 1 or not 0 < config.seconds < 600:
-        raise ValueError(f"{config.rounds} rounds of {config.seconds} s: give 1 or more, of a positive time")
+    turns.require_pace(config.rounds, config.seconds)
     cells: dict[str, Callable[[Path], Mapping[str, Any]]] = {axis: partial(cell, config, axis) for axis in config.axes}
     return Study(cells, partial(report, config))
 

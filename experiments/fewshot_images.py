@@ -31,6 +31,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Program, Report, Study
 from gan_jax.data import episodes, images
 from gan_jax.data.episodes import Grouped
@@ -98,13 +99,8 @@ SMALLEST = Config(
 def build(config: Config, data: str | None = None, data_dir: str | None = None) -> Study:
     """Return the study; `data` names one image set in the place of all."""
     config = replace(config, sets=(data,)) if data else config
-    for name in config.methods:
-        if name not in TITLES:
-            raise ValueError(f"unknown method {name!r}: there is {', '.join(TITLES)}")
-    if config.trials < 1 or config.updates < 1 or min(config.support_sizes) < 1:
-        raise ValueError(
-            f"{config.trials} trials of {config.updates} updates, {config.support_sizes} images: give 1 or more"
-        )
+    lookup.require_known("method", config.methods, TITLES)
+    require_counts(trials=config.trials, updates=config.updates, support_sizes=min(config.support_sizes))
     loaded = {name: images.load(name, data_dir, size=28) for name in config.sets}  # so that it is missed here
     return Study(
         cells={f"{name}-real-0": partial(real, config, loaded[name]) for name in config.sets}

@@ -25,6 +25,7 @@ from gan_jax import games, objectives, penalties
 from gan_jax.base import Pair, Report, Study
 from gan_jax.games import Known, spectra
 from gan_jax.rules import PLAIN_RULES, RULES, plain
+from gan_jax.training import lookup
 
 
 class Entry(NamedTuple):
@@ -102,14 +103,8 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study: a cell for each game."""
     if data is not None:
         raise ValueError(f"data set {data!r}: these games have no data but a point, give none")
-    for what, names, known in (
-        ("games", config.games, GAMES),
-        ("portraits", config.portraits, GAMES),
-        ("rules", config.rules, {**RULES, **PLAIN_RULES}),
-    ):
-        for name in names:
-            if name not in known:
-                raise ValueError(f"{what} has an unknown {name!r}: there is {', '.join(known)}")
+    lookup.require_known("game", (*config.games, *config.portraits), GAMES)
+    lookup.require_known("rule", config.rules, (*RULES, *PLAIN_RULES))
     for what, value in (("rate", config.rate), ("duration", config.duration), ("points", config.points)):
         if not 0 < value < float("inf"):
             raise ValueError(f"{what}={value} plays nothing: give a finite one above 0")

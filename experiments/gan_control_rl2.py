@@ -40,6 +40,7 @@ from jax import Array, lax
 from jax.custom_batching import sequential_vmap
 
 from gan_jax import fewshot, latents, objectives, penalties, rules
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Batch, Environment, Hyper, Key, Learner, Metrics, Pair, Program, Report, Study, Task
 from gan_jax.data import episodes as classes_of
 from gan_jax.data import images
@@ -51,7 +52,7 @@ from gan_jax.meta.environments import Agent, trial
 from gan_jax.meta.tuners import Tuner
 from gan_jax.metrics.spread import interval
 from gan_jax.networks import dcgan, mlp
-from gan_jax.training import models, studies
+from gan_jax.training import lookup, models, studies
 
 TITLES = {
     "constant": "defaults",
@@ -177,16 +178,13 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study: a cell for each tuner and set."""
     if data is not None:
         raise ValueError(f"--data {data}: name the sets by --sets, and leave the option out")
-    for what, names, known in (("set", config.sets, FAMILIES), ("tuner", config.tuners, TITLES)):
-        for name in names:
-            if name not in known:
-                raise ValueError(f"unknown {what} {name!r}: there is {', '.join(known)}")
+    lookup.require_known("set", config.sets, FAMILIES)
+    lookup.require_known("tuner", config.tuners, TITLES)
     if ("given" in config.tuners) != (len(config.given) == 5):
         raise ValueError(f"given={config.given}: give five numbers where, and only where, 'given' is a row")
     if config.tested < 2 or config.trials % 4 or config.trials < 4:
         raise ValueError(f"{config.tested} tasks and {config.trials} trials: give 2 or more, and a multiple of 4")
-    if config.repeats < 1:
-        raise ValueError(f"repeats={config.repeats}: judge each point by 1 training or more")
+    require_counts(repeats=config.repeats)
     if len(config.lattice) != 4 or min(config.lattice) < 1:
         raise ValueError(f"lattice={config.lattice}: give the points of both rates, beta1 and R1, 1 or more of each")
     if config.learned:

@@ -38,7 +38,7 @@ from gan_jax.networks import dcgan, lowerings, mlp, resnet
 from gan_jax.networks.lowerings import Lowering
 from gan_jax.networks.precision import mixed
 from gan_jax.networks.spectral import spectral
-from gan_jax.training import turns
+from gan_jax.training import lookup, turns
 
 PEERS = {
     "eager": "PyTorch",
@@ -161,12 +161,9 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study: a cell for each work."""
     if data is not None:
         raise ValueError(f"--data {data}: speeds are those of the embedded digits, leave the option out")
-    for kind, known, names in (("work", WORKS, config.works), ("peer", PEERS, config.peers)):
-        for name in names:
-            if name not in known:
-                raise ValueError(f"unknown {kind} {name!r}: there is {', '.join(known)}")
-    if config.rounds < 1 or not 0 < config.seconds < 600:
-        raise ValueError(f"{config.rounds} rounds of {config.seconds} s: give 1 or more, of a positive time")
+    lookup.require_known("work", config.works, WORKS)
+    lookup.require_known("peer", config.peers, PEERS)
+    turns.require_pace(config.rounds, config.seconds)
     python = turns.interpreter(config.peers)
     return Study(
         cells={name: partial(cell, config, name, python) for name in config.works}, report=partial(report, config)

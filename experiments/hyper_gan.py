@@ -44,7 +44,7 @@ from gan_jax.meta.hyper import Interval, Space
 from gan_jax.metrics import sliced
 from gan_jax.metrics.spread import interval
 from gan_jax.networks import mlp
-from gan_jax.training import studies
+from gan_jax.training import lookup, studies
 
 TITLES = {
     "defaults": "defaults",
@@ -122,9 +122,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study; its data are sampled."""
     if data is not None:
         raise ValueError(f"--data {data}: mixtures are sampled, leave the option out")
-    for name in config.methods:
-        if name not in TITLES:
-            raise ValueError(f"unknown method {name!r}: there is {', '.join(TITLES)}")
+    lookup.require_known("method", config.methods, TITLES)
     if config.trials < 2 or config.tested < 2 or config.updates < 1:
         raise ValueError(f"{config.trials} trials of {config.updates} updates, {config.tested} tested: give 2, 1, 2")
     if config.pieces < 1 or config.horizon % config.pieces or config.horizon % 10:

@@ -26,9 +26,10 @@ import numpy as np
 import optax
 from jax import Array, lax
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Report, Study
 from gan_jax.networks.lowerings import Map, patches, xla
-from gan_jax.training import turns
+from gan_jax.training import lookup, turns
 
 WAYS = {"xla": xla, "patches": patches}
 WORKS = {
@@ -81,12 +82,9 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study: a cell for each layer."""
     if data is not None:
         raise ValueError(f"--data {data}: a convolution is timed on noise, leave the option out")
-    for name in config.layers:
-        if name not in LAYERS:
-            raise ValueError(f"unknown layer {name!r}: there is {', '.join(LAYERS)}")
-    if min(config.rounds, config.batch) < 1 or not 0 < config.seconds < 600:
-        wrong = f"{config.rounds} rounds of {config.seconds} s with {config.batch} images"
-        raise ValueError(f"{wrong}: give 1 or more, of a positive time")
+    lookup.require_known("layer", config.layers, LAYERS)
+    require_counts(batch=config.batch)
+    turns.require_pace(config.rounds, config.seconds)
     return Study({name: partial(cell, config, LAYERS[name]) for name in config.layers}, partial(report, config))
 
 

@@ -65,11 +65,8 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study; its data are sampled."""
     if data is not None:
         raise ValueError(f"--data {data}: sinusoids are sampled, leave the option out")
-    for name in config.peers:
-        if name not in SINUSOID | GAN:
-            raise ValueError(f"unknown peer {name!r}: there is {', '.join(SINUSOID | GAN)}")
-    if config.rounds < 1 or not 0 < config.seconds < 600:
-        raise ValueError(f"{config.rounds} rounds of {config.seconds} s: give 1 or more, of a positive time")
+    lookup.require_known("peer", config.peers, SINUSOID | GAN)
+    turns.require_pace(config.rounds, config.seconds)
     python = turns.interpreter(config.peers)
     return Study(
         cells={name: partial(cell, config, name, python) for name in config.peers or (ALONE,)},

@@ -28,6 +28,7 @@ import numpy as np
 import optax
 
 from gan_jax import fewshot, latents, objectives, penalties, rules
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Pair, Program, Report, Study, Task
 from gan_jax.gan import GAN, Hypers, adam, gan, sgd
 from gan_jax.meta import inner, tasks
@@ -36,7 +37,7 @@ from gan_jax.meta.hyper import Interval, space
 from gan_jax.metrics import sliced
 from gan_jax.metrics.spread import interval
 from gan_jax.networks import mlp
-from gan_jax.training import studies
+from gan_jax.training import lookup, studies
 
 CHUNK = 50  # outer steps in one compiled call
 SHOWN = 4  # mixtures in the figure
@@ -104,12 +105,8 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study; its data are sampled."""
     if data is not None:
         raise ValueError(f"--data {data}: mixtures are sampled, leave the option out")
-    for name in config.methods:
-        if name not in TITLES:
-            raise ValueError(f"unknown method {name!r}: there is {', '.join(TITLES)}")
-    for name in ("updates", "inner_steps"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: give 1 or more")
+    lookup.require_known("method", config.methods, TITLES)
+    require_counts(updates=config.updates, inner_steps=config.inner_steps)
     for name in ("trials", "tested"):
         if getattr(config, name) < 2:
             raise ValueError(f"{name} is {getattr(config, name)}: give 2 or more")

@@ -25,13 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from gan_jax import latents, objectives, penalties, rules
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Objective, Pair, Regularizer, Report, Study, UpdateRule
 from gan_jax.data import mixtures
 from gan_jax.data.mixtures import MIXTURES
 from gan_jax.gan import GAN, GANState, Hypers, adam, gan
 from gan_jax.metrics.modes import modes
 from gan_jax.networks import maxout
-from gan_jax.training import studies
+from gan_jax.training import lookup, studies
 
 
 def _r1_and_r2(weight: float) -> Regularizer:
@@ -125,13 +126,9 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study; it takes its data from the configuration."""
     if data is not None:
         raise ValueError(f"--data {data}: this table has several, --mixtures {' '.join(MIXTURES)} says which")
-    for kind, names, known in (("mixture", config.mixtures, MIXTURES), ("method", config.methods, METHODS)):
-        for name in names:
-            if name not in known:
-                raise ValueError(f"unknown {kind} {name!r}: there is {', '.join(known)}")
-    for name in ("trials", "updates", "samples"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: give 1 or more")
+    lookup.require_known("mixture", config.mixtures, MIXTURES)
+    lookup.require_known("method", config.methods, METHODS)
+    require_counts(trials=config.trials, updates=config.updates, samples=config.samples)
     rows = [(mixture, name, METHODS[name]) for name in config.methods for mixture in config.mixtures]
     return Study(
         cells={

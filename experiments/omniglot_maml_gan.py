@@ -31,6 +31,7 @@ from gan_jax.meta.catalogue import META_LEARNERS, Setting
 from gan_jax.meta.hyper import Interval, space
 from gan_jax.networks import dcgan, lowerings
 from gan_jax.networks.layers import halvings
+from gan_jax.training import lookup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +75,7 @@ SMALLEST = Config(width=2, latent=3, shots=2, queries=2, tasks=2, inner_steps=1)
 
 def build(config: Config, data: str | None = None, data_dir: str | None = None) -> Program:
     """Return the program; `data` is any labelled image set whose held-out classes are fixed."""
-    if config.method not in META_LEARNERS:
-        raise ValueError(f"unknown method {config.method!r}: there is {', '.join(META_LEARNERS)}")
+    lookup.require_known("method", (config.method,), META_LEARNERS)
     if config.queries < 2:
         raise ValueError(f"queries is {config.queries}: a distance between samples and queries takes 2 or more")
     divided = episodes.divide(images.load(data or "omniglot", data_dir, size=config.size))

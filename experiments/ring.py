@@ -18,6 +18,7 @@ from gan_jax.data import mixtures
 from gan_jax.data.mixtures import MIXTURES
 from gan_jax.gan import Hypers, adam, gan
 from gan_jax.networks import mlp
+from gan_jax.training import lookup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +55,9 @@ def build(
 
     axis_name: for `--parallel shard_map` and `pmap`, where each device runs the step on its share of a batch.
     """
-    if data is not None and data not in MIXTURES:
-        raise ValueError(f"unknown mixture {data!r}: there is {', '.join(MIXTURES)}")
-    mixture = MIXTURES[data or "ring"]()
+    data = data or "ring"
+    lookup.require_known("mixture", (data,), MIXTURES)
+    mixture = MIXTURES[data]()
     model = gan(
         Pair(
             mlp.generator(config.latent, (2,), widths=config.widths),

@@ -81,11 +81,8 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study; its bandits are sampled."""
     if data is not None:
         raise ValueError(f"--data {data}: bandits are sampled, leave the option out")
-    for name in config.peers:
-        if name not in PEERS:
-            raise ValueError(f"unknown peer {name!r}: there is {', '.join(PEERS)}")
-    if config.rounds < 1 or not 0 < config.seconds < 600:
-        raise ValueError(f"{config.rounds} rounds of {config.seconds} s: give 1 or more, of a positive time")
+    lookup.require_known("peer", config.peers, PEERS)
+    turns.require_pace(config.rounds, config.seconds)
     parts = lookup.load(lookup.find("bandit_rl2"))
     options = parts.Config(pulls=(config.pulls,), arms=(config.arms,), trials=config.trials, hidden=config.hidden)
     parts.learner(options, trial(bandits(config.arms), config.pulls))  # so that it is refused here, if it is

@@ -24,6 +24,7 @@ import numpy as np
 import optax
 
 from gan_jax import optimisers
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Learner, MetaLearner, Program, Report, Study, Task
 from gan_jax.meta import inner, rates, tasks
 from gan_jax.meta.hyper import Interval, space
@@ -31,7 +32,7 @@ from gan_jax.meta.maml import fomaml, maml
 from gan_jax.meta.reptile import reptile
 from gan_jax.meta.supervised import squared_error, supervised
 from gan_jax.networks import mlp
-from gan_jax.training import studies
+from gan_jax.training import lookup, studies
 
 TITLES = {"maml": "MAML", "fomaml": "FOMAML", "reptile": "Reptile", "meta_sgd": "Meta-SGD"}
 # Li et al. 2017 (arXiv 1707.09835), table 1: tested after one step at as many shots as trained at.
@@ -77,12 +78,8 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study; its data are sampled."""
     if data is not None:
         raise ValueError(f"--data {data}: sinusoids are sampled, leave the option out")
-    for name in config.methods:
-        if name not in TITLES:
-            raise ValueError(f"unknown method {name!r}: there is {', '.join(TITLES)}")
-    for name in ("updates", "tasks", "inner_steps", "tested", "points"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: give 1 or more")
+    lookup.require_known("method", config.methods, TITLES)
+    require_counts(updates=config.updates, tasks=config.tasks, inner_steps=config.inner_steps, points=config.points)
     if config.tested < 2:
         raise ValueError(f"tested is {config.tested}: an interval takes 2 tasks or more")
     return Study(

@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from gan_jax import evaluation, latents, objectives, penalties, rules
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Objective, Pair, Regularizer, Report, Study, UpdateRule
 from gan_jax.data import images, stacked
 from gan_jax.data.stacked import Stacked
@@ -34,7 +35,7 @@ from gan_jax.metrics.features import Extractor
 from gan_jax.metrics.modes import categories
 from gan_jax.networks import dcgan
 from gan_jax.networks.packing import packed
-from gan_jax.training import studies
+from gan_jax.training import lookup, studies
 
 
 def _r1_and_r2(weight: float) -> Regularizer:
@@ -105,12 +106,8 @@ _SHOWN = 10  # pictures of each row in the figure
 
 def build(config: Config, data: str | None = None, data_dir: str | None = None) -> Study:
     """Return the study; `data` is a set of digits, MNIST unless given."""
-    for name in config.methods:
-        if name not in METHODS:
-            raise ValueError(f"unknown method {name!r}: there is {', '.join(METHODS)}")
-    for name in ("trials", "updates", "samples"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: give 1 or more")
+    lookup.require_known("method", config.methods, METHODS)
+    require_counts(trials=config.trials, updates=config.updates, samples=config.samples)
     source = images.load(data or "mnist", data_dir, size=28)
     extractor = features.extractor(source.name)
     pictures = stacked.stack(source)

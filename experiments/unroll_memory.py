@@ -49,9 +49,7 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study; it needs no data."""
     if data is not None:
         raise ValueError(f"--data {data}: nothing is run, leave the option out")
-    for name in config.settings:
-        if name not in SETTINGS:
-            raise ValueError(f"unknown setting {name!r}: there is {', '.join(SETTINGS)}")
+    lookup.require_known("setting", config.settings, SETTINGS)
     if min(config.levels) < 0 or min(config.unrolled) < 1:
         raise ValueError(f"levels {config.levels} and inner steps {config.unrolled}: give 0, and 1, or more")
     return Study(

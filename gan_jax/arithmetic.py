@@ -43,3 +43,14 @@ def require_positive(**values: Scalar) -> None:
     for name, value in values.items():
         if isinstance(value, Real) and not 0.0 < value < math.inf:
             raise ValueError(f"{name}={value} must be positive and finite")
+
+
+def require_counts(**counts: int) -> None:
+    """Refuse what is not a whole number of at least 1.
+
+    Raises:
+        ValueError: naming the first such value.
+    """
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} is not a whole number of at least 1")

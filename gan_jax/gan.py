@@ -15,6 +15,7 @@ from jax import Array, lax
 from jax.sharding import AxisType, PartitionSpec
 
 from gan_jax import latents, optimisers
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import (
     Batch,
     Batches,
@@ -37,7 +38,6 @@ from gan_jax.base import (
     UpdateRule,
 )
 from gan_jax.diagnostics.saturation import saturation
-from gan_jax.rules.gradients import check
 
 
 class Hypers(NamedTuple):
@@ -190,7 +190,7 @@ def gan(
         raise ValueError(f"pack={pack!r} is not a whole number of at least 1: 2 is usual, 1 is none")
     if pack > 1 and classes:
         raise ValueError(f"pack={pack} with classes={classes}: a pack has many labels, pack an unconditional GAN")
-    check(slices=slices)
+    require_counts(slices=slices)
     if not 0 <= ema < 1:
         raise ValueError(f"ema={ema} is not a decay in [0, 1): 0.999 averages about a thousand steps")
     (

@@ -20,10 +20,10 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Complex, Float
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Batch, Game, Key, Pair, Point
 from gan_jax.diagnostics.gradients import slopes
 from gan_jax.games.spectra import classify
-from gan_jax.rules.gradients import check
 
 Operator = Callable[[Float[Array, " n"]], Float[Array, " n"]]
 
@@ -90,7 +90,7 @@ def arnoldi(operator: Operator, start: Float[Array, " n"], products: int) -> Kry
 
     Arnoldi 1951; Saad 2011 (Numerical Methods for Large Eigenvalue Problems), chapter 6.
     """
-    check(products=products)
+    require_counts(products=products)
     products = min(products, start.size)
     return _extend(operator, _begin(start, products), 0, products)
 
@@ -185,7 +185,7 @@ def rightmost(
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance={tolerance} is never met: give one above 0, such as 1e-6")
-    check(limit=limit)
+    require_counts(limit=limit)
     start = _start(key, point)
     limit = min(limit, start.size)
     krylov = _begin(start, limit)

@@ -15,12 +15,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from gan_jax.arithmetic import all_finite, require_positive
+from gan_jax.arithmetic import all_finite, require_counts, require_positive
 from gan_jax.base import Batch, Environment, Hyper, Key, Learner, Metrics, State, Task
 from gan_jax.meta import inner
 from gan_jax.meta.environments import Agent
 from gan_jax.meta.tasks import Tasks
-from gan_jax.rules.gradients import check, is_number
+from gan_jax.rules.gradients import is_number
 
 CHOICES = 3  # of each head: down, keep, up
 KEEP = 1
@@ -319,7 +319,7 @@ def control(
     Raises:
         ValueError: sizes that are none, limits or a penalty out of range, or a watched metric that there is not.
     """
-    check(updates=updates, horizon=horizon)
+    require_counts(updates=updates, horizon=horizon)
     low, high = limits
     if not 0 < low < high < math.inf:
         raise ValueError(f"limits={limits} of the score: give 0 < low < high, finite")

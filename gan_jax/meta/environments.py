@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Environment, Key
-from gan_jax.rules.gradients import check
 
 
 class MDP(NamedTuple):
@@ -92,7 +92,7 @@ def bandits(arms: int) -> Environment:
     Raises:
         ValueError: `arms` is less than 1.
     """
-    check(arms=arms)
+    require_counts(arms=arms)
     nothing = jnp.zeros(0)
 
     def draw(key: Key) -> Array:
@@ -117,7 +117,7 @@ def mdps(states: int = 10, actions: int = 5, horizon: int = 10) -> Environment:
     Raises:
         ValueError: a size is less than 1.
     """
-    check(states=states, actions=actions, horizon=horizon)
+    require_counts(states=states, actions=actions, horizon=horizon)
 
     def observed(state: Array) -> Array:
         return jax.nn.one_hot(state, states)
@@ -150,7 +150,7 @@ def trial(environment: Environment, episodes: int) -> Environment:
     Raises:
         ValueError: `episodes` is less than 1.
     """
-    check(episodes=episodes)
+    require_counts(episodes=episodes)
 
     def flagged(observation: Array, ended: Array) -> Array:
         return jnp.append(observation, ended.astype(observation.dtype))

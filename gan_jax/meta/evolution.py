@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from gan_jax.arithmetic import Scalar, require_positive
+from gan_jax.arithmetic import Scalar, require_counts, require_positive
 from gan_jax.base import Key, Metrics, Params, State
-from gan_jax.rules.gradients import check
 
 Begin = Callable[[Key], State]
 Unroll = Callable[[Params, Key, State], tuple[State, Array]]
@@ -157,7 +156,7 @@ def _online(
 ) -> Online:
     """Lift the truncation of one pair, `-> (gradient, inner, perturbation, loss)`, to all, and begin problems anew."""
     require_positive(sigma=sigma)
-    check(pairs=pairs, truncations=truncations)
+    require_counts(pairs=pairs, truncations=truncations)
 
     def fresh(params: Params, key: Key, truncation: Array) -> Particles:
         return Particles(begin(key), jax.tree.map(jnp.zeros_like, params), truncation)

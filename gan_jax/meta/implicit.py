@@ -8,12 +8,11 @@ import jax
 import optax
 from jax import Array, lax
 
-from gan_jax.arithmetic import Scalar, require_positive
+from gan_jax.arithmetic import Scalar, require_counts, require_positive
 from gan_jax.base import Batch, Key, Learner, MetaLearner, Metrics, Params, State, Task
 from gan_jax.meta import inner
 from gan_jax.meta.adaptation import Learned, inner_loop
 from gan_jax.meta.outer import outer
-from gan_jax.rules.gradients import check
 
 Field = Callable[[Key, State, Batch], Params]  # (key, state, support) -> a tree like the parameters
 
@@ -50,7 +49,7 @@ def imaml(
     Metrics: "meta/loss", of the queries at the root, "meta/residual", the norm of what should be 0, and `outer`'s.
     """
     require_positive(proximity=proximity)
-    check(iterations=iterations, steps=steps)
+    require_counts(iterations=iterations, steps=steps)
     sparse = jax.scipy.sparse.linalg
     solve = (
         partial(sparse.cg, maxiter=iterations)

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Batch, Hyper, Key, Learner, Metrics, State
-from gan_jax.rules.gradients import check
 
 Feed = Callable[[Key, Batch, Array], Batch]  # (key, support, step) -> what a step takes
 At = Callable[[Hyper, int | Array], Hyper]  # (hyper, step) -> what holds at a step
@@ -28,7 +28,7 @@ def whole(batches: int | None = None) -> Feed:
     """
     if batches is None:
         return lambda key, support, step: support
-    check(batches=batches)
+    require_counts(batches=batches)
     return lambda key, support, step: jax.tree.map(lambda x: jnp.broadcast_to(x, (batches, *x.shape)), support)
 
 
@@ -38,7 +38,7 @@ def resampled(batches: int, size: int) -> Feed:
     Raises:
         ValueError: `batches` or `size` is less than 1.
     """
-    check(batches=batches, size=size)
+    require_counts(batches=batches, size=size)
 
     def feed(key: Key, support: Batch, step: Array) -> Batch:
         few = len(next(iter(support.values())))
@@ -85,7 +85,7 @@ def loop(learner: Learner, steps: int, *, feed: Feed, at: At = same, levels: int
     for name, value in (("steps", steps), ("levels", levels)):
         if value < 0:
             raise ValueError(f"{name} is {value}: it is at least 0")
-    check(unroll=unroll)
+    require_counts(unroll=unroll)
 
     def run(hyper: Hyper, key: Key, state: State, support: Batch, start: int | Array = 0) -> tuple[State, Metrics]:
         def body(state: State, step: Array) -> tuple[State, Metrics]:

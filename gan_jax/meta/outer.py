@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Batch, Key, MetaLearner, Metrics, State, Task
 from gan_jax.meta.adaptation import Inner, Learned
-from gan_jax.rules.gradients import check
 
 
 class MetaState(NamedTuple):
@@ -53,7 +53,7 @@ def outer(
         of the tasks that are in none of these means.
     """
     if at_once is not None:
-        check(at_once=at_once)
+        require_counts(at_once=at_once)
 
     def init(key: Key) -> MetaState:
         learned: Any = inner.start(key)

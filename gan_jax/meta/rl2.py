@@ -20,11 +20,10 @@ import optax
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from gan_jax.arithmetic import Scalar
+from gan_jax.arithmetic import Scalar, require_counts
 from gan_jax.base import Environment, Key, Metrics, Program
 from gan_jax.meta.environments import Agent, Moment, Seen, play, total
 from gan_jax.meta.tasks import NOTHING
-from gan_jax.rules.gradients import check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,7 +353,7 @@ def _one_hot(choices: tuple[int, ...], action: Array) -> list[Array]:
 
 
 def _check(environment: Environment, config: Config) -> None:
-    check(hidden=config.hidden, trials=config.trials, epochs=config.epochs, minibatches=config.minibatches)
+    require_counts(hidden=config.hidden, trials=config.trials, epochs=config.epochs, minibatches=config.minibatches)
     for name in ("discount", "trace"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name}={getattr(config, name)} is not in [0, 1]: 0.99 and 0.95 are usual")
@@ -369,7 +368,7 @@ def _check(environment: Environment, config: Config) -> None:
     if config.span is not None and config.span < 2:
         raise ValueError(f"span={config.span}: a memory lasts 2 steps or more")
     if config.truncation is not None:
-        check(truncation=config.truncation)
+        require_counts(truncation=config.truncation)
         if environment.horizon % config.truncation:
             raise ValueError(
                 f"a trial of {environment.horizon} steps does not divide into truncations of {config.truncation}"

@@ -15,10 +15,9 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from gan_jax.arithmetic import Scalar
+from gan_jax.arithmetic import Scalar, require_counts
 from gan_jax.base import Key
 from gan_jax.meta.environments import MDP, Agent, Seen
-from gan_jax.rules.gradients import check
 
 
 class Counts(NamedTuple):
@@ -88,7 +87,7 @@ def thompson(arms: int, *, samples: int = 1, optimistic: bool = False) -> Agent:
     Raises:
         ValueError: `arms` or `samples` is less than 1.
     """
-    check(samples=samples)
+    require_counts(samples=samples)
 
     def choose(key: Key, counts: Counts, step: Array) -> Array:
         drawn = jax.random.beta(key, counts.successes + 1, counts.failures + 1, (samples, arms))
@@ -146,7 +145,7 @@ def gittins_index(pulls: int, *, prices: int = 257) -> Float[np.ndarray, "pulls 
     Raises:
         ValueError: `pulls` is less than 1, or `prices` less than 2.
     """
-    check(pulls=pulls)
+    require_counts(pulls=pulls)
     if prices < 2:
         raise ValueError(f"prices={prices}: it takes 2 or more to interpolate between")
     price = np.linspace(0.0, 1.0, prices)[:, None, None]
@@ -196,7 +195,7 @@ def psrl(states: int, actions: int, horizon: int, *, samples: int = 1, prior: Sc
     Raises:
         ValueError: a size or `samples` is less than 1.
     """
-    check(samples=samples)
+    require_counts(samples=samples)
 
     def planned(key: Key, belief: Belief) -> Array:
         def one(key: Key) -> Array:
@@ -235,7 +234,7 @@ def sample(key: Key, belief: Belief, prior: Scalar = 1.0) -> MDP:
 
 def _bandit(arms: int, choose: Callable[[Key, Counts, Array], Array]) -> Agent:
     """Make an agent of `(key, counts, pulls done) -> arm`."""
-    check(arms=arms)
+    require_counts(arms=arms)
 
     def act(key: Key, counts: Counts, seen: Seen) -> tuple[Counts, Array]:
         last = jax.nn.one_hot(seen.action[0], arms)  # of no action: zeros
@@ -250,7 +249,7 @@ def _tabular(
     states: int, actions: int, horizon: int, planned: Callable[[Key, Belief], Array], epsilon: Scalar
 ) -> Agent:
     """Make an agent of `(key, belief) -> values [horizon, S, A]`, which is called as an episode begins."""
-    check(states=states, actions=actions, horizon=horizon)
+    require_counts(states=states, actions=actions, horizon=horizon)
 
     def init() -> Belief:
         table = jnp.zeros((states, actions))

@@ -16,12 +16,11 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from gan_jax.arithmetic import require_positive
+from gan_jax.arithmetic import require_counts, require_positive
 from gan_jax.base import Batch, Batches, Key, Task
 from gan_jax.data import mixtures
 from gan_jax.data.episodes import Grouped, examples, on_device, require
 from gan_jax.data.mixtures import Mixture
-from gan_jax.rules.gradients import check
 
 Range = tuple[float, float]
 
@@ -93,7 +92,7 @@ def sinusoids(
 
     Finn et al. 2017 (arXiv 1703.03400).
     """
-    check(shots=shots, queries=queries)
+    require_counts(shots=shots, queries=queries)
     _require_ranges(amplitude=amplitude, phase=phase, inputs=inputs)
 
     def draw(_: Any, key: Key) -> Task:
@@ -137,7 +136,7 @@ def blobs(shots: int = 32, queries: int = 32, *, modes: int = 3, reach: float = 
         ValueError: no shots, queries or modes, a reach that is not positive and finite, or a range of deviations that
             is not so or ends before it begins.
     """
-    check(shots=shots, queries=queries)
+    require_counts(shots=shots, queries=queries)
     _require_scattered(modes, reach, std)
 
     def draw(_: Any, key: Key) -> Task:
@@ -207,7 +206,7 @@ def turning(mixture: Mixture, shots: int, queries: int, *, period: float = 1000.
     Raises:
         ValueError: no shots or queries, or a period that is not positive and finite.
     """
-    check(shots=shots, queries=queries)
+    require_counts(shots=shots, queries=queries)
     require_positive(period=period)
 
     def draw(_: Any, key: Key, time: Int[Array, ""] | int) -> Task:
@@ -236,7 +235,7 @@ def drifting(
     Raises:
         ValueError: as `blobs` does, or a period that is not positive and finite.
     """
-    check(shots=shots, queries=queries)
+    require_counts(shots=shots, queries=queries)
     _require_scattered(modes, reach, std)
     require_positive(period=period)
 
@@ -334,12 +333,12 @@ def _require_ranges(**ranges: Range) -> None:
 
 
 def _require_scattered(modes: int, reach: float, std: Range) -> None:
-    check(modes=modes)
+    require_counts(modes=modes)
     _require_ranges(std=std)
     require_positive(reach=reach, std=std[0])
 
 
 def _required(grouped: Grouped, shots: int, queries: int) -> Grouped:
-    check(shots=shots, queries=queries)
+    require_counts(shots=shots, queries=queries)
     require(grouped, shots + queries)
     return grouped

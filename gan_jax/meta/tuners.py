@@ -16,12 +16,12 @@ import optax
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Environment, Key, Metrics, Pair, Program
 from gan_jax.meta import control, evolution, rl2
 from gan_jax.meta.control import CHOICES, KEEP, Episode, Panel, Start, anywhere, at, turned
 from gan_jax.meta.environments import Agent, Seen, play, total
 from gan_jax.meta.tasks import NOTHING
-from gan_jax.rules.gradients import check
 
 
 class Tuner(NamedTuple):
@@ -89,7 +89,7 @@ def follow(environment: Environment, tuner: Tuner, key: Key, start: Start, episo
     Raises:
         ValueError: `episodes` is less than 1.
     """
-    check(episodes=episodes)
+    require_counts(episodes=episodes)
     reset_key, act_key = jax.random.split(key)
     heads = len(environment.choices)
 
@@ -155,7 +155,7 @@ def cosine(panel: Panel, names: Sequence[str], horizon: int, final: float = 0.0)
     Raises:
         ValueError: a name that no dial has, a horizon of none, or a `final` outside of [0, 1].
     """
-    check(horizon=horizon)
+    require_counts(horizon=horizon)
     if not 0 <= final <= 1:
         raise ValueError(f"final={final} is not in [0, 1]: 0 lets a rate fall to its dial's lower bound")
     mine, schedule = _mask(panel, names), optax.cosine_decay_schedule(1.0, horizon, final)
@@ -197,7 +197,7 @@ def grid(panel: Panel, points: Mapping[str, int]) -> Float[Array, "n heads"]:
     Raises:
         ValueError: a name that no dial has, or fewer than 1 point.
     """
-    check(**{f"points of {name}": count for name, count in points.items()})
+    require_counts(**{f"points of {name}": count for name, count in points.items()})
     mine = _mask(panel, list(points))
     counts = [points.get(name, 1) for name in panel.names]
     along = [(np.arange(count) + 0.5) / count * 2 - 1 for count in counts]
@@ -223,7 +223,7 @@ def search(
     Raises:
         ValueError: `seeds` is less than 1.
     """
-    check(seeds=seeds)
+    require_counts(seeds=seeds)
 
     def final(key: Key, numbers: Array) -> Array:
         begin_key, follow_key = jax.random.split(key)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gan_jax.arithmetic import Scalar
+from gan_jax.arithmetic import Scalar, require_counts
 from gan_jax.base import Batch, Game, Key, Metrics, Pair, Point, UpdateRule
 from gan_jax.rules import gradients
 
@@ -41,7 +41,7 @@ def alternating(
             `active` a Python number that is none of 1...`d_steps`.
     """
     gradients.check_optimisers(optimisers)
-    gradients.check(lazy=lazy, d_steps=d_steps)
+    require_counts(lazy=lazy, d_steps=d_steps)
     if isinstance(active, Real) and active not in range(1, d_steps + 1):
         raise ValueError(f"active={active} of d_steps={d_steps}: give a whole number of 1...{d_steps}")
     schedule = [("discriminator", index) for index in range(d_steps)] + [("generator", d_steps - 1)]

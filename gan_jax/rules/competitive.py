@@ -8,8 +8,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import gmres
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Pair, Params, UpdateRule
-from gan_jax.rules import fields, gradients
+from gan_jax.rules import fields
 
 
 def competitive(rates: Pair[Any], *, iterations: int = 10, lazy: int = 1) -> UpdateRule:
@@ -40,7 +41,7 @@ def competitive(rates: Pair[Any], *, iterations: int = 10, lazy: int = 1) -> Upd
     Raises:
         ValueError: if `rates` is no pair of them, or `iterations` or `lazy` is not a whole number of at least 1.
     """
-    gradients.check(iterations=iterations)
+    require_counts(iterations=iterations)
 
     def direction(field: fields.Field, params: Pair[Params]) -> tuple[Pair[Params], Any]:
         mine, other = sorted(Pair._fields, key=lambda player: optax.tree.size(getattr(params, player)))

@@ -4,6 +4,7 @@ import chex
 import jax
 import optax
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Batch, Game, Key, Metrics, Pair, Point, UpdateRule
 from gan_jax.rules import gradients
 
@@ -36,7 +37,7 @@ def extragradient(
         ValueError: if `optimisers` is no pair of them, or `lazy` is not a whole number of at least 1.
     """
     gradients.check_optimisers(optimisers)
-    gradients.check(lazy=lazy)
+    require_counts(lazy=lazy)
     batches = 2 if fresh else 1
 
     def step(game: Game, key: Key, point: Point, batch: Batch) -> tuple[Point, Metrics]:

@@ -12,6 +12,7 @@ import chex
 import jax
 import optax
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Batch, Game, Key, Metrics, Pair, Params, Point, Stats, UpdateRule
 from gan_jax.rules import gradients
 
@@ -36,7 +37,7 @@ def plain_steps(
         ValueError: if `rates` is no pair of them, or `lazy` is not a whole number of at least 1.
     """
     gradients.check_rates(rates)
-    gradients.check(lazy=lazy)
+    require_counts(lazy=lazy)
     optimisers: Pair[optax.GradientTransformation] = Pair(*(optax.sgd(rate) for rate in rates))
 
     def step(game: Game, key: Key, point: Point, batch: Batch) -> tuple[Point, Metrics]:

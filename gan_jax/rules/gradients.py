@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax import Array, lax
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Batch, Game, Key, Metrics, Pair, Params, Point, Stats
 
 
@@ -79,7 +80,7 @@ def _is_float(leaf: Array) -> bool:
 def _mean_over_slices(part: Callable[[Key, Batch], Any], slices: int, key: Key, batch: Batch) -> Any:
     if slices == 1:
         return part(key, batch)
-    check(slices=slices)
+    require_counts(slices=slices)
     for leaf in jax.tree.leaves(batch):
         if len(leaf) % slices:
             raise ValueError(f"a batch of {len(leaf)} is no whole number of slices: {slices} do not divide it")
@@ -175,13 +176,6 @@ def move_both(
     for player, slope, new in zip(Pair._fields, slopes, stats, strict=True):
         point = move(optimisers, player, point, slope, new)
     return point
-
-
-def check(**counts: int) -> None:
-    """Raise a ValueError unless all are whole numbers of at least 1."""
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} is not a whole number of at least 1")
 
 
 def check_optimisers(optimisers: Pair[optax.GradientTransformation]) -> None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Batch, Game, Key, Metrics, Pair, Params, Point, UpdateRule
 from gan_jax.rules import gradients
 from gan_jax.rules.alternating import alternating
@@ -49,7 +50,7 @@ def lookahead(rule: UpdateRule, *, every: int = 5, weight: float | Array = 0.5) 
     """
     if not isinstance(rule, UpdateRule):
         raise ValueError(f"lookahead follows an update rule, not a {type(rule).__name__}: alternating(...) would do")
-    gradients.check(every=every)
+    require_counts(every=every)
     if not gradients.is_number(weight) or (isinstance(weight, Real) and not 0 < weight <= 1):
         raise ValueError(f"weight={weight!r} is not a number in (0, 1]: 0.5 is usual, 1 is no lookahead")
 

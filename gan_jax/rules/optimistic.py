@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Batch, Game, Key, Metrics, Pair, Params, Point, UpdateRule
 from gan_jax.rules import gradients
 
@@ -48,7 +49,7 @@ def optimistic(optimisers: Pair[optax.GradientTransformation], *, lazy: int = 1,
         ValueError: if `optimisers` is no pair of them, or `lazy` is not a whole number of at least 1.
     """
     gradients.check_optimisers(optimisers)
-    gradients.check(lazy=lazy)
+    require_counts(lazy=lazy)
 
     def init(params: Pair[Params]) -> PastMoves:
         moves = gradients.init(optimisers, params)

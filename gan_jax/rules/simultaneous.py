@@ -4,6 +4,7 @@ import chex
 import jax
 import optax
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Batch, Game, Key, Metrics, Pair, Point, UpdateRule
 from gan_jax.rules import gradients
 
@@ -22,7 +23,7 @@ def simultaneous(optimisers: Pair[optax.GradientTransformation], *, lazy: int = 
         ValueError: if `optimisers` is no pair of them, or `lazy` is not a whole number of at least 1.
     """
     gradients.check_optimisers(optimisers)
-    gradients.check(lazy=lazy)
+    require_counts(lazy=lazy)
 
     def step(game: Game, key: Key, point: Point, batch: Batch) -> tuple[Point, Metrics]:
         chex.assert_tree_shape_prefix(batch, (1,))

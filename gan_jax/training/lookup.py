@@ -45,6 +45,18 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {kind} {name!r}: {hint}")
 
 
+def require_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse a name of a kind that is not known.
+
+    Raises:
+        ValueError: of `unknown`, for the first such name.
+    """
+    known = tuple(known)
+    for name in names:
+        if name not in known:
+            raise unknown(kind, name, known)
+
+
 def shipped() -> Path:
     """The folder of the experiments that come with the library: inside a wheel, beside a checkout's package."""
     inside = PACKAGE / "experiments"

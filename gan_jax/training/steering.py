@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Batch, Hyper, Key, Metrics, Program, State, Tunable
 from gan_jax.diagnostics.gradients import gradients
 from gan_jax.divergences.integral import energy_kernel, maximum_mean_discrepancy
@@ -20,7 +21,6 @@ from gan_jax.fewshot import scales
 from gan_jax.meta import control
 from gan_jax.meta.control import Controller
 from gan_jax.meta.environments import Seen
-from gan_jax.rules.gradients import check
 
 _MOST = 256  # examples that score: all pairs of a large batch would be more work than a step
 _OWN = 2**32 - 1  # folded into the key of a step, for what the step itself does not draw
@@ -76,7 +76,7 @@ def steered(program: Program, controller: Controller, *, every: int) -> Program:
         ValueError: the program has no hyperparameters, none of the controller's dials can be turned, or it watches
             what this program does not measure.
     """
-    check(every=every)
+    require_counts(every=every)
     tunable, panel = program.tunable, controller.panel
     if tunable is None:
         raise ValueError("there is nothing for a controller to turn: the program has no hyperparameters")

@@ -61,6 +61,18 @@ def compiled(program: Program, chunk: int | None = None) -> Runner:
     return Runner(unit, run)
 
 
+def require_pace(rounds: int, seconds: float) -> None:
+    """Refuse fewer than one round, and turns that take no time or ten minutes.
+
+    seconds: that a turn takes.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if rounds < 1 or not 0 < seconds < 600:
+        raise ValueError(f"{rounds} rounds of {seconds} s: give 1 or more, of a positive time below 600 s")
+
+
 def interpreter(peers: tuple[str, ...]) -> str | None:
     """Return the Python of `$GAN_JAX_PEERS`; None if nobody is compared with.
 

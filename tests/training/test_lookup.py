@@ -65,6 +65,12 @@ def test_an_unknown_name_is_answered_with_near_ones_or_all(here):
         find("ring.py")
 
 
+def test_the_first_name_that_is_not_known_is_refused():
+    lookup.require_known("rule", ("a", "b", "a"), iter("abc"))
+    with pytest.raises(ValueError, match="unknown rule 'x': there is a, b, c"):
+        lookup.require_known("rule", ("a", "x", "y"), iter("abc"))
+
+
 def test_the_summary_is_read_from_the_docstring():
     what, command, result, cost = summary(Experiment("toy", TOY))
     assert what.startswith("A noisy Dirac-GAN: ")

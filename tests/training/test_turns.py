@@ -105,6 +105,13 @@ def test_a_peer_may_complain_as_much_as_it_likes(script):
         assert runner.run(16) == 2.0
 
 
+@pytest.mark.parametrize(("rounds", "seconds"), [(0, 1.0), (-1, 1.0), (1, 0.0), (1, 600.0), (1, float("nan"))])
+def test_turns_are_counted_and_take_time(rounds, seconds):
+    turns.require_pace(1, 599.0)
+    with pytest.raises(ValueError, match=f"{rounds} rounds of {seconds} s: give 1 or more"):
+        turns.require_pace(rounds, seconds)
+
+
 def test_peers_need_an_interpreter(monkeypatch, tmp_path):
     monkeypatch.delenv(turns.PEERS, raising=False)
     assert turns.interpreter(()) is None
