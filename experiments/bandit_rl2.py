@@ -27,7 +27,7 @@ import jax
 import numpy as np
 import optax
 
-from gan_jax.arithmetic import require_counts
+from gan_jax.arithmetic import require_counts, require_nonnegative, require_positive
 from gan_jax.base import Environment, Report, Study
 from gan_jax.meta import rl2, strategies
 from gan_jax.meta.environments import Agent, bandits, evaluate, trial
@@ -145,6 +145,11 @@ def updates(config: Any, environment: Environment) -> int:
 
 def learner(config: Any, environment: Environment) -> rl2.RL2:
     """Return the learner of a setting."""
+    if config.tested < 2:
+        raise ValueError(f"tested={config.tested}: an interval takes 2 instances or more")
+    require_counts(budget=config.budget, epochs=config.epochs)
+    require_positive(rate=config.rate)
+    require_nonnegative(entropy=config.entropy)
     steps = updates(config, environment)
     rate = optax.linear_schedule(config.rate, 0.0, steps * config.epochs * config.minibatches)
     options = rl2.Config(

@@ -40,7 +40,7 @@ from jax import Array, lax
 from jax.custom_batching import sequential_vmap
 
 from gan_jax import fewshot, latents, objectives, penalties, rules
-from gan_jax.arithmetic import require_counts
+from gan_jax.arithmetic import require_counts, require_nonnegative, require_positive
 from gan_jax.base import Batch, Environment, Hyper, Key, Learner, Metrics, Pair, Program, Report, Study, Task
 from gan_jax.data import episodes as classes_of
 from gan_jax.data import images
@@ -58,13 +58,19 @@ TITLES = {
     "constant": "defaults",
     "cosine": "cosine decay of the rates",
     "balance": "discriminator's rate by the losses' gap",
-    "given": "learned numbers",
+    "gradient": "numbers that an outer gradient has learned",
+    "evolution": "numbers that evolution strategies have learned",
     "random": "random search",
     "grid": "grid",
     "population": "population-based training",
     "schedule": "linear policy, by evolution",
     "rl2": "RL²",
+    "replayed": "RL²'s mean numbers, whatever is seen",
 }
+# Both rates, beta1, R1's weight and discriminator steps, as docs/hyper_gan/report.md has them, smoothing left out: of
+# the outer gradient and of truncated evolution strategies, three seeds each, from so many updates of GANs in all.
+NUMBERS = {"gradient": (0.0014, 0.0032, 0.16, 0.79, 1.0), "evolution": (0.0015, 0.0054, 0.24, 1.6, 1.0)}
+HYPER_GAN = 3 * 1_280_000
 LEARNED = ("schedule", "rl2")
 SEARCHES = ("random", "grid")
 FIRST = "RL², first episode"
@@ -93,10 +99,8 @@ class Config:
     sets: tuple[str, ...] = ("mixtures",)
     """Of "mixtures", "varied" (mixtures of which a sixteenth of the shots is known or more, to networks of a quarter of
     the units or more) and "digits"."""
-    tuners: tuple[str, ...] = tuple(name for name in TITLES if name != "given")
-    """The rows; "given" is trained at the numbers in `given`."""
-    given: tuple[float, ...] = ()
-    """Both rates, beta1, R1's weight and discriminator steps, such as hyper_gan has learned."""
+    tuners: tuple[str, ...] = tuple(TITLES)
+    """The rows; "replayed" takes "rl2" before it."""
     learned: str = ""
     """A run of this study, on this machine: what its set "mixtures" has learned is tested in place of learning anew."""
     updates: int = 50
@@ -120,7 +124,8 @@ class Config:
     drawn: bool = False
     """Whether a training begins at numbers drawn between the bounds, and not at the defaults."""
     lattice: tuple[int, ...] = (4, 4, 2, 2)
-    """Points of the grid: of both rates, of beta1 and of R1's weight; random search has as many in all."""
+    """Points of the grid: of both rates, of beta1, of R1's weight, and of the discriminator's steps, which stay at 1
+    where they are left out; random search has as many points in all, and draws the steps too."""
     repeats: int = 1
     """Trainings by whose mean score each of these points is judged."""
     members: int = 16
@@ -180,19 +185,22 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
         raise ValueError(f"--data {data}: name the sets by --sets, and leave the option out")
     lookup.require_known("set", config.sets, FAMILIES)
     lookup.require_known("tuner", config.tuners, TITLES)
-    if ("given" in config.tuners) != (len(config.given) == 5):
-        raise ValueError(f"given={config.given}: give five numbers where, and only where, 'given' is a row")
     if config.tested < 2 or config.trials % 4 or config.trials < 4:
         raise ValueError(f"{config.tested} tasks and {config.trials} trials: give 2 or more, and a multiple of 4")
-    require_counts(repeats=config.repeats)
-    if len(config.lattice) != 4 or min(config.lattice) < 1:
-        raise ValueError(f"lattice={config.lattice}: give the points of both rates, beta1 and R1, 1 or more of each")
+    counted = ("updates", "horizon", "episodes", "budget", "hidden", "repeats", "members", "d_steps", "shots", "points")
+    require_counts(**{name: getattr(config, name) for name in (*counted, "batch", "width")})
+    require_positive(rate=config.rate, evolution_rate=config.evolution_rate)
+    require_nonnegative(entropy=config.entropy)
+    if "balance" in config.tuners and not config.gains:
+        raise ValueError("gains=(): give one gain or more, such as 0.3, or leave the row 'balance' out")
+    if not 0 < len(config.lattice) <= 5 or min(config.lattice) < 1:
+        raise ValueError(f"lattice={config.lattice}: give the points of up to five dials, 1 or more of each")
     if config.learned:
         for family in config.sets:
             parts = FAMILIES[family](config)
             for name in LEARNED:
                 if name in config.tuners:
-                    controller(config, parts, name, learned(config, name))
+                    controller(config, parts, name, learned(config.learned, "mixtures", name))
     return Study(
         cells={
             f"{family}-{name}": partial(cell, config, family, name) for family in config.sets for name in config.tuners
@@ -346,7 +354,7 @@ def controlled(
 def cell(config: Config, family: str, name: str, directory: Path) -> Mapping[str, Any]:
     """Learn what a row has to learn, and let it tune GANs on the unseen tasks of each set."""
     parts, start = FAMILIES[family](config), time.monotonic()
-    row = learn(config, parts, name, directory)
+    row = learn(config, parts, family, name, directory)
     if isinstance(row, dict):
         return row
     learning = time.monotonic() - start
@@ -363,18 +371,23 @@ class Row(NamedTuple):
     record: Mapping[str, Any] = {}  # read only
 
 
-def learn(config: Config, parts: Family, name: str, directory: Path) -> Row | dict[str, Any]:
+def learn(config: Config, parts: Family, family: str, name: str, directory: Path) -> Row | dict[str, Any]:
     """Return a row's tuner; in its place what stopped its learning."""
-    if name in ("constant", "cosine", "given"):
-        given = jnp.array(config.given) if name == "given" else None
-        decay = tuners.cosine(parts.panel, RATES, config.horizon)
-        return Row(decay if name == "cosine" else tuners.constant(given), 0)
+    if name == "constant":
+        return Row(tuners.constant(), 0)
+    if name == "cosine":
+        return Row(tuners.cosine(parts.panel, RATES, config.horizon), 0)
+    if name in NUMBERS:
+        return Row(tuners.constant(jnp.array(NUMBERS[name])), HYPER_GAN)
     if name == "balance":
         return balanced(config, parts)
+    if name == "replayed":
+        own = (str(directory.parents[1]), family)  # <run>/cells/<name>
+        return replayed(config, parts, learned(*((config.learned, "mixtures") if config.learned else own), "rl2"))
     if name not in LEARNED:
         return Row(None, 0)
     if config.learned:
-        there = learned(config, name)
+        there = learned(config.learned, "mixtures", name)
         return Row(tuners.of_agent(controller(config, parts, name, there), trial=True), there["before"])
     environment = trial(parts.environments["train"], config.episodes if name == "rl2" else 1)
     each = environment.horizon * config.updates * config.trials * (2 if name == "schedule" else 1)
@@ -392,16 +405,16 @@ def learn(config: Config, parts: Family, name: str, directory: Path) -> Row | di
     return Row(tuners.of_agent(controller(config, parts, name, record), trial=True), steps * each, record)
 
 
-def learned(config: Config, name: str) -> Mapping[str, Any]:
-    """Return the result of the cell of another run in which a row has learned, on mixtures.
+def learned(run: str, family: str, name: str) -> Mapping[str, Any]:
+    """Return the result of the cell of a run in which a row has learned.
 
     Raises:
         ValueError: there is no such run, or it has not.
     """
-    there = models.results(Path(config.learned)).get(f"mixtures-{name}", {})
+    there = models.results(Path(run)).get(f"{family}-{name}", {})
     if "weights" not in there:
         why = there.get("stopped", "is not done")
-        raise ValueError(f"learned={config.learned}: {TITLES[name]} has not learned there, mixtures-{name}: {why}")
+        raise ValueError(f"{run}: {TITLES[name]} has not learned there, {family}-{name}: {why}")
     return there
 
 
@@ -477,6 +490,28 @@ def balanced(config: Config, parts: Family) -> Row:
     return Row(made[best], spent, {"gain": best})
 
 
+def replayed(config: Config, parts: Family, there: Mapping[str, Any]) -> Row:
+    """Return the schedule of what RL² does on the mean over tasks to learn from, in a first training.
+
+    What RL² gains over it comes from what it sees, and what both gain over the defaults from the schedule.
+    """
+    environment, tuner = (
+        parts.environments["train"],
+        tuners.of_agent(controller(config, parts, "rl2", there), trial=True),
+    )
+
+    def one(key: Key) -> Array:
+        draw_key, run_key = jax.random.split(key)
+        course = tuners.follow(environment, tuner, run_key, environment.draw(draw_key))
+        return jax.vmap(partial(control.places, parts.panel))(course.numbers[0])
+
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), CHOOSE), config.tested)
+    mean = jax.jit(jax.vmap(one))(keys).mean(axis=0)
+    schedule = jax.vmap(partial(control.at, parts.panel))(mean)
+    spent = config.tested * config.horizon * config.updates
+    return Row(tuners.setting(lambda first, episode: schedule[episode.step]), there["before"] + spent)
+
+
 def per_task(config: Config, name: str) -> int:
     """Return how many updates of GANs a row spends on a new task, the training that is scored included."""
     count = dict.fromkeys(SEARCHES, int(np.prod(config.lattice)) * config.repeats + 1)
@@ -491,7 +526,7 @@ def test(config: Config, parts: Family, name: str, tuner: Tuner | None) -> Mappi
     """
     environment = parts.environments["train"]  # all differ in what they draw alone: one program serves them
     panel = parts.panel
-    points = dict(zip((*RATES, "beta1", "penalty"), config.lattice, strict=True))
+    points = dict(zip((*RATES, "beta1", "penalty", "d_steps"), config.lattice, strict=False))
 
     def searched(key: Key, start: Start) -> Tuner:
         draw_key, search_key = jax.random.split(key)
@@ -555,12 +590,16 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
 
 
 class Line(NamedTuple):
-    """A row of a table: scores [tested, L + 1], mean rates [L, 2], updates on a new task and before it."""
+    """A row of a table: scores [tested, L + 1], mean rates [L, 2], updates on a new task and before it.
+
+    clipped: turns beyond a bound, in all episodes; None where they were not counted.
+    """
 
     score: np.ndarray
     rates: np.ndarray
     task: int
     before: int
+    clipped: int | None = None
 
 
 def rows_of(name: str, result: Mapping[str, Any], title: str) -> dict[str, Line]:
@@ -568,7 +607,7 @@ def rows_of(name: str, result: Mapping[str, Any], title: str) -> dict[str, Line]
     tested = result["tested"][title]
     score, rates = np.array(tested["score"]), np.array(tested["rates"])
     count = score.shape[1]
-    last = Line(score[:, -1], rates[-1], result["task"], result["before"])
+    last = Line(score[:, -1], rates[-1], result["task"], result["before"], tested["clipped"])
     first = {FIRST: Line(score[:, 0], rates[0], result["task"] // count, result["before"])} if count > 1 else {}
     return first | {TITLES[name]: last}
 
@@ -585,14 +624,18 @@ def table(
         f"After {steps:,} updates, over {config.tested} unseen tasks: energy distance, mean ± 95 % interval, median; "
         f"collapsed trainings, whose score is {limit:g}; regret of the means, (score - best)/(defaults - best), with "
         "a 95 % interval by bootstrap over tasks, where best is the best of the grid's "
-        f"{int(np.prod(config.lattice))} points in {count} of each, trained again from another seed; updates until the "
-        f"defaults' final score, the mean over tasks, {steps:,} where it is not reached, and in how many; updates of "
-        "GANs on a new task, the scored training included, and before it."
+        f"{int(np.prod(config.lattice))} points in {count} of each, trained again from another seed"
+        + (", all with one step of the discriminator to an update" if len(config.lattice) < 5 else "")
+        + f"; updates of the scored training until the defaults' final score, the mean over tasks, {steps:,} where it "
+        "is not reached, and in how many: what was searched for before counts in the next column alone, and of a "
+        "population it is the best member's; updates of GANs on a new task, the scored training included, and before "
+        "it; how often a dial was turned beyond its bound and clipped, in all trainings of a row. An update has one "
+        f"step of the generator and 1 to {config.d_steps} of the discriminator."
         + (" What is learned was learned on mixtures." if config.learned else ""),
         "",
         "| tuner | score | median | collapsed | regret, % | updates to the defaults' score | reached "
-        "| updates on a task | before |",
-        "| --- |" + " ---: |" * 8,
+        "| updates on a task | before | clipped |",
+        "| --- |" + " ---: |" * 9,
     ]
     default, best = (rows.get(TITLES[name]) for name in ("constant", "grid"))
     for name, row in rows.items():
@@ -603,10 +646,11 @@ def table(
             first, reached = reaching(row.score, default.score[:, -1], config.updates)
             reach = [f"{first.mean():.0f} ± {interval(first):.0f}", f"{reached.mean():.0%}"]
         score = [f"{final.mean():.4f} ± {interval(final):.4f}", f"{np.median(final):.4f}", str((final >= limit).sum())]
-        entries = [*score, regret, *reach, f"{row.task:,}", f"{row.before:,}"]
+        clipped = "" if row.clipped is None else f"{row.clipped}"
+        entries = [*score, regret, *reach, f"{row.task:,}", f"{row.before:,}", clipped]
         text.append(f"| {name} | {' | '.join(entries)} |")
     missing = [name for name, result in done.items() if "tested" not in result]
-    return text + [f"| {TITLES[name]} | {done[name].get('stopped', 'pending')} |" + " |" * 7 for name in missing]
+    return text + [f"| {TITLES[name]} | {done[name].get('stopped', 'pending')} |" + " |" * 8 for name in missing]
 
 
 def reaching(score: np.ndarray, target: np.ndarray, updates: int) -> tuple[np.ndarray, np.ndarray]:
@@ -617,7 +661,10 @@ def reaching(score: np.ndarray, target: np.ndarray, updates: int) -> tuple[np.nd
 
 
 def _regret(final: np.ndarray, default: np.ndarray, best: np.ndarray) -> str:
-    """The regret of the means in per cent, and its interval; none where the defaults are not worse than the best."""
+    """The regret of the means in per cent, and its interval; none where the defaults are not worse than the best.
+
+    Resampled tasks of which the defaults are no worse have none either: the interval is of the others, and says so.
+    """
 
     def ratio(place: np.ndarray) -> np.ndarray:
         gap = (default - best)[place].mean(axis=-1)
@@ -629,7 +676,9 @@ def _regret(final: np.ndarray, default: np.ndarray, best: np.ndarray) -> str:
     if np.isnan(value):
         return "none: the defaults are no worse"
     low, high = np.nanpercentile(resampled, (2.5, 97.5))
-    return f"{value:.0f} ({low:.0f} to {high:.0f})"
+    without = np.isnan(resampled).mean()
+    rest = f"; none in {without:.0%} of resamples" if without else ""
+    return f"{value:.0f} ({low:.0f} to {high:.0f}{rest})"
 
 
 def figure(config: Config, curves: Mapping[str, Mapping[str, Line]]) -> Any:

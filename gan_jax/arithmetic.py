@@ -45,6 +45,17 @@ def require_positive(**values: Scalar) -> None:
             raise ValueError(f"{name}={value} must be positive and finite")
 
 
+def require_nonnegative(**values: Scalar) -> None:
+    """Refuse Python numbers that are negative or not finite; traced values pass.
+
+    Raises:
+        ValueError: naming the first such number.
+    """
+    for name, value in values.items():
+        if isinstance(value, Real) and not 0.0 <= value < math.inf:
+            raise ValueError(f"{name}={value} must be finite and at least 0")
+
+
 def require_counts(**counts: int) -> None:
     """Refuse what is not a whole number of at least 1.
 

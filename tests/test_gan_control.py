@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
 
 from gan_jax import cli
-from gan_jax.meta import control, tuners
+from gan_jax.meta import control, strategies, tuners
 from gan_jax.meta.environments import trial
 from gan_jax.training import lookup
 
@@ -83,6 +84,10 @@ def test_regret_is_none_at_the_best_and_all_at_the_defaults():
     regret = {final: STUDY._regret(np.array(final), default, best) for final in ((1.0, 2.0), (3.0, 5.0), (2.0, 3.5))}
     assert [float(words.split()[0]) for words in regret.values()] == [0, 100, 50]
     assert "no worse" in STUDY._regret(default, best, default)
+    assert "none in" not in regret[1.0, 2.0]
+    # Where the defaults are worse in one task of two, a quarter of the resamples is of the other alone.
+    (share,) = re.findall("none in (.*)% of resamples", STUDY._regret(best, np.array([3.0, 2.0]), best))
+    assert abs(float(share) - 25) < 5 * 100 * np.sqrt(0.25 * 0.75 / STUDY.RESAMPLES)
 
 
 def test_a_score_is_reached_where_it_is_first_at_it_or_below():
@@ -90,6 +95,38 @@ def test_a_score_is_reached_where_it_is_first_at_it_or_below():
     first, reached = STUDY.reaching(score, np.array([4.0, 3.0]), updates=50)
     np.testing.assert_array_equal(first, [50, 150])
     np.testing.assert_array_equal(reached, [True, False])
+
+
+def test_what_cannot_be_is_refused_before_anything_is_computed():
+    wrong = dict.fromkeys(("updates", "horizon", "hidden", "members", "d_steps", "shots", "points", "width"), 0)
+    for name, value in {**wrong, "rate": float("nan"), "evolution_rate": 0.0, "entropy": -1.0}.items():
+        with pytest.raises(ValueError, match=f"^{name}={value} "):
+            STUDY.build(with_(**{name: value}))
+    for lattice in ((), (2, 0), (1,) * 6):
+        with pytest.raises(ValueError, match="lattice="):
+            STUDY.build(with_(lattice=lattice))
+
+
+@pytest.mark.slow
+def test_a_replay_trains_at_the_mean_of_what_was_done_elsewhere_whatever_is_seen(monkeypatch):
+    """An agent of chance in the place of RL²: the schedule is the mean of its places on the dials, task by task."""
+    config = with_(horizon=3, tested=5, d_steps=3)
+    parts = STUDY.mixtures(config)
+    environment = trial(parts.environments["train"], 1)
+    agent = strategies.uniform(environment.choices)
+    monkeypatch.setattr(STUDY, "controller", lambda *given: agent)
+    row = STUDY.replayed(config, parts, {"before": 7})
+    assert row.spent == 7 + 5 * 3 * config.updates
+    begun = parts.environments["train"].draw(jax.random.key(3))
+    done = [
+        np.asarray(tuners.follow(parts.environments["train"], row.tuner, jax.random.key(seed), begun).numbers[0])
+        for seed in (0, 1)
+    ]
+    np.testing.assert_array_equal(*done)
+    default = np.asarray(control.numbers(parts.panel))
+    # A dial is turned by a factor of 2 at most, and five chances in the same direction are rare.
+    moved = np.abs(np.log2(done[0][0, :2] / default[:2]))
+    assert (moved > 0).any() and (moved < 1).all()
 
 
 @pytest.fixture

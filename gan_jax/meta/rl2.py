@@ -20,7 +20,7 @@ import optax
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from gan_jax.arithmetic import Scalar, require_counts
+from gan_jax.arithmetic import Scalar, require_counts, require_nonnegative
 from gan_jax.base import Environment, Key, Metrics, Program
 from gan_jax.meta.environments import Agent, Moment, Seen, play, total
 from gan_jax.meta.tasks import NOTHING
@@ -180,7 +180,7 @@ def program(learner: RL2, *, steps: int, chunk: int = 1) -> Program:
 def gae(
     rewards: Float[Array, " L"],
     values: Float[Array, " L+1"],
-    ongoing: Bool[Array, " L"],
+    goes_on: Bool[Array, " L"],
     discount: float,
     trace: float,
 ) -> Float[Array, " L"]:
@@ -189,17 +189,17 @@ def gae(
     Args:
         rewards: after each step.
         values: before each step, and after the last: what is still to come where the trial is cut off there.
-        ongoing: whether the trial goes on after the step; no sum reaches past its end.
+        goes_on: whether the trial goes on after the step; no sum reaches past its end.
         discount, trace: γ and λ, in [0, 1]. At λ = 1 it is the return minus the value, at λ = 0 the error δ.
     """
-    errors = rewards + discount * jnp.where(ongoing, values[1:], 0) - values[:-1]
+    errors = rewards + discount * jnp.where(goes_on, values[1:], 0) - values[:-1]
 
     def back(later: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
-        error, goes_on = now
-        advantage = error + discount * trace * jnp.where(goes_on, later, 0)
+        error, on = now
+        advantage = error + discount * trace * jnp.where(on, later, 0)
         return advantage, advantage
 
-    return lax.scan(back, jnp.zeros_like(errors[0]), (errors, ongoing), reverse=True)[1]
+    return lax.scan(back, jnp.zeros_like(errors[0]), (errors, goes_on), reverse=True)[1]
 
 
 def ppo_loss(
@@ -359,13 +359,12 @@ def _check(environment: Environment, config: Config) -> None:
             raise ValueError(f"{name}={getattr(config, name)} is not in [0, 1]: 0.99 and 0.95 are usual")
     if not 0 < config.clip < math.inf:
         raise ValueError(f"clip={config.clip} must be positive and finite: 0.2 is usual")
-    for name in ("value_weight", "entropy_weight"):
-        weight = getattr(config, name)
-        if not callable(weight) and not 0 <= weight < math.inf:
-            raise ValueError(f"{name}={weight} is not a finite weight of at least 0")
+    require_nonnegative(value_weight=config.value_weight)
+    if not callable(config.entropy_weight):
+        require_nonnegative(entropy_weight=config.entropy_weight)
     if config.trials % config.minibatches:
         raise ValueError(f"{config.trials} trials do not divide into {config.minibatches} minibatches: give a multiple")
-    if config.span is not None and config.span < 2:
+    if config.span is not None and not config.span >= 2:
         raise ValueError(f"span={config.span}: a memory lasts 2 steps or more")
     if config.truncation is not None:
         require_counts(truncation=config.truncation)

@@ -243,8 +243,8 @@ def population(
     Members begin anew and at numbers drawn between the bounds, each by itself. After a step each of the worst `share`
     takes the state and the numbers of one of the best `share`, drawn uniformly (truncation selection), and each of its
     dials is turned up or down (perturbation, by what the dial is turned by in an action); who has collapsed is among
-    the worst. After the last step nobody is copied. The result is the best member at the end. As it is chosen by its
-    score, that flatters it: score it again with another key. It costs `size` episodes.
+    the worst, and where more have it stays so. After the last step nobody is copied. The result is the best member at
+    the end. As it is chosen by its score, that flatters it: score it again with another key. It costs `size` episodes.
     Jaderberg et al. 2017 (arXiv 1711.09846), with a step for its interval.
 
     Raises:
@@ -260,10 +260,13 @@ def population(
     _, state = jax.vmap(environment.reset, (0, each))(jax.random.split(reset_key, size), members)
     keep = jnp.full(len(environment.choices), KEEP, jnp.int32)
 
-    def step(now: tuple[Episode, Episode], key: Key) -> tuple[tuple[Episode, Episode], tuple[Array, Array, Array]]:
-        state, _ = now
-        trained = jax.vmap(lambda start, state: environment.step(key, start, state, keep)[1], (each, 0))
-        state = trained(members, state)
+    def trained(key: Key, start: Start, state: Episode, over: Array) -> tuple[Episode, Array]:
+        _, after, _, done = environment.step(key, start, state, keep)
+        return jax.tree.map(partial(jnp.where, over), state, after), over | done
+
+    def step(now: tuple[Episode, Array, Episode], key: Key) -> tuple[Any, tuple[Array, Array, Array]]:
+        state, over, _ = now
+        state, over = jax.vmap(trained, (None, each, 0, 0))(key, members, state, over)
         donor_key, turn_key = jax.random.split(key)
         order = jnp.argsort(state.score)
         donors = order[jax.random.randint(donor_key, (few,), 0, few)]
@@ -273,10 +276,10 @@ def population(
         action = (CHOICES - 1) * jax.random.bernoulli(turn_key, shape=copied.numbers.shape).astype(jnp.int32)
         moved, _ = jax.vmap(partial(turned, panel))(copied.numbers, action)
         numbers = jnp.where(replaced[:, None], moved, copied.numbers)
-        return (copied._replace(numbers=numbers), state), (state.numbers, state.score, donor)
+        return (copied._replace(numbers=numbers), over[donor], state), (state.numbers, state.score, donor)
 
-    begun = (state, state)
-    (_, final), (numbers, score, donor) = lax.scan(step, begun, jax.random.split(run_key, environment.horizon))
+    begun = (state, jnp.zeros(size, bool), state)
+    (*_, final), (numbers, score, donor) = lax.scan(step, begun, jax.random.split(run_key, environment.horizon))
     return Generations(numbers, jnp.concatenate([state.score[None], score]), donor, final)
 
 

@@ -31,7 +31,7 @@ class Steered(NamedTuple):
 
     trained: the program's own state. memory: the agent's. numbers: on the controller's dials. action: the last one.
     totals: of the metrics that are watched, over the steps since then. score, first: the last and the first.
-    steps: done, int32.
+    clipped: how many turns of a dial were beyond its bound, int32. steps: done, int32.
     """
 
     trained: State
@@ -41,6 +41,7 @@ class Steered(NamedTuple):
     totals: Metrics
     score: Float[Array, ""]
     first: Float[Array, ""]
+    clipped: Int[Array, ""]
     steps: Int[Array, ""]
 
 
@@ -65,7 +66,7 @@ def steered(program: Program, controller: Controller, *, every: int) -> Program:
     first of a trial. Where it is longer than `horizon` times `every` steps, it is shown as one at its end.
 
     Of members each one's score is computed in every step, as a vmapped condition computes both sides. Rows of metrics
-    have the numbers besides, as "control/<name>".
+    have the numbers besides, as "control/<name>", and how many turns so far were beyond a bound, "control/clipped".
 
     Args:
         program: with `tunable` hyperparameters.
@@ -108,6 +109,7 @@ def steered(program: Program, controller: Controller, *, every: int) -> Program:
             totals={name: jnp.zeros(()) for name in controller.watch},
             score=jnp.ones(()),
             first=jnp.ones(()),
+            clipped=jnp.int32(0),
             steps=jnp.int32(0),
         )
 
@@ -129,15 +131,23 @@ def steered(program: Program, controller: Controller, *, every: int) -> Program:
         observation = control.observation(panel, controller.watch, metrics, state.numbers, change, progress)
         flagged = jnp.append(observation, 0.0)  # no episode has ended before this one
         memory, action = controller.agent.act(agent_key, state.memory, Seen(flagged, state.action, reward, count))
-        numbers = jnp.where(turning, control.turned(panel, state.numbers, action)[0], state.numbers)
-        totals = jax.tree.map(jnp.zeros_like, state.totals)
-        return state._replace(memory=memory, numbers=numbers, action=action, totals=totals, score=score, first=first)
+        turned, beyond = control.turned(panel, state.numbers, action)
+        return state._replace(
+            memory=memory,
+            numbers=jnp.where(turning, turned, state.numbers),
+            action=action,
+            totals=jax.tree.map(jnp.zeros_like, state.totals),
+            score=score,
+            first=first,
+            clipped=state.clipped + jnp.sum(beyond & turning, dtype=jnp.int32),
+        )
 
     def step(key: Key, state: Steered, batch: Batch) -> tuple[Steered, Metrics]:
         state = lax.cond(state.steps % every == 0, act, lambda key, state, batch: state, key, state, batch)
         trained, metrics = tunable.step(hyper(state.numbers), key, state.trained, batch)
         totals = {name: total + metrics[name] if name in metrics else total for name, total in state.totals.items()}
         shown = {f"control/{name}": state.numbers[i] for i, name in enumerate(panel.names) if name not in stays}
+        shown["control/clipped"] = state.clipped.astype(float)
         return state._replace(trained=trained, totals=totals, steps=state.steps + 1), {**metrics, **shown}
 
     def inside(look: Callable[..., Any] | None) -> Any:

@@ -60,10 +60,10 @@ def compute(study: Study, directory: Path, name: str, sha256: str) -> float:
     """
     own = directory / "cells" / name
     own.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
+    start, code = time.monotonic(), provenance()  # of what computes: a checkout may move on meanwhile
     result = study.cells[name](own)
     seconds = time.monotonic() - start
-    values = {"result": result, "seconds": round(seconds, 1), "sha256": sha256, "provenance": provenance()}
+    values = {"result": result, "seconds": round(seconds, 1), "sha256": sha256, "provenance": code}
     runs.write_json(_file(directory, name), values, indent=None)  # a cell may hold many numbers
     shutil.rmtree(own)
     return seconds

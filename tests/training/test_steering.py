@@ -99,6 +99,8 @@ def test_dials_are_turned_before_the_first_step_and_each_so_many_steps_up_to_the
     assert_near(state.trained, expected)
     # The number of discriminator steps is not there to be turned, and stays where the controller's episodes began.
     np.testing.assert_allclose(state.numbers, [RATE.high, 2.0])
+    # Turns beyond a bound are counted, of the dials that are turned; 6 doublings were wanted.
+    assert state.clipped == 6 - math.floor(math.log2(RATE.high / begins))
 
 
 @pytest.mark.slow
@@ -287,5 +289,5 @@ def test_what_rl2_has_learned_drives_another_gan(tmp_path, capsys):
     assert cli.main([*RING, "--steps", "8", "--run", str(tmp_path / "run"), "--controller", str(study)]) == 0
     assert "note: the controller's d_steps is not turned: there is no such number" in capsys.readouterr().err
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert {"control/rates.generator", "control/beta1"} <= json.loads(rows[-1]).keys()
+    assert {"control/rates.generator", "control/beta1", "control/clipped"} <= json.loads(rows[-1]).keys()
     assert gan_jax.load(tmp_path / "run").step == 8
