@@ -678,7 +678,7 @@ def _regret(final: np.ndarray, default: np.ndarray, best: np.ndarray) -> str:
     low, high = np.nanpercentile(resampled, (2.5, 97.5))
     without = np.isnan(resampled).mean()
     rest = f"; none in {without:.0%} of resamples" if without else ""
-    return f"{value:.0f} ({low:.0f} to {high:.0f}{rest})"
+    return f"{value:z.0f} ({low:z.0f} to {high:z.0f}{rest})"
 
 
 def figure(config: Config, curves: Mapping[str, Mapping[str, Line]]) -> Any:

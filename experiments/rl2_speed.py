@@ -2,8 +2,8 @@
 
 Command: GAN_JAX_PEERS=PYTHON gan-jax train rl2_speed
 Result: learning and playing, ours over PyTorch's on two AMD EPYC cores: 77 times one environment after another, 6.0
-    a list of environments, 1.9 all in tensors, .78 the same compiled; 5,640 updates of a GAN a second as RL² learns to
-    control it (docs/rl2_speed/report.md)
+    a list of environments (aimed at: 50), 1.9 all in tensors, .78 the same compiled (aimed at: 2); 5,640 updates of a
+    GAN a second as RL² learns to control it (docs/rl2_speed/report.md)
 Cost: 7.5 minutes on two AMD EPYC cores
 
 The work is that of `bandit_rl2` at 10 pulls of 5 arms, its learner and updates, with 512 trials and 48 units.

@@ -160,6 +160,9 @@ class MetaLearner(NamedTuple):
 class Environment(NamedTuple):
     """A distribution of tasks to act in; every function is of one of them, pure, and vmapped by the caller.
 
+    It is gymnax's contract, but for the order of arguments, the parameters drawn by the environment itself, several
+    heads to an action, and no dictionary of what is not observed.
+
     draw: `key -> parameters` of a task.
     reset: `(key, parameters) -> (observation [D], state)`, the beginning of an episode.
     step: `(key, parameters, state, action) -> (observation [D], state, reward, done)`. An action is int32 [heads],
