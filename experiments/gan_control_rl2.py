@@ -75,7 +75,7 @@ LEARNED = ("schedule", "rl2")
 SEARCHES = ("random", "grid")
 FIRST = "RL², first episode"
 # Of an energy distance: less is noise, and more is nothing that trains.
-LIMITS = {"mixtures": (1e-3, 5.0), "varied": (1e-3, 5.0), "digits": (1e-2, 100.0)}
+LIMITS = {**dict.fromkeys(("mixtures", "varied"), (1e-3, 5.0)), "digits": (1e-2, 100.0)}
 BALANCED = "rates.discriminator"
 RATES = ("rates.generator", BALANCED)
 LOSSES = Pair("generator/loss", "discriminator/loss")
