@@ -6,8 +6,8 @@ Result: after 500 updates on 20 unseen mixtures alike those learned from, .027 �
     policy that evolution has learned, .033 ± .009 at numbers that an outer gradient has learned, .076 ± .017 at the
     defaults, .052 ± .033 at the best of a grid for 65 times the updates, trained again, .021 ± .009 by population-based
     training for 16 times; on crowded ones .026 ± .005, .023 ± .006, .022 ± .005, .033 ± .009, .033 ± .006, .061 ± .014,
-    .064 ± .025 and .020 ± .006 (docs/gan_control_rl2/report.md). The same policies train a DCGAN on unseen digits: --sets digits
-    --learned docs/gan_control_rl2 and smaller numbers (docs/gan_control_images/report.md)
+    .064 ± .025 and .020 ± .006 (docs/gan_control_rl2/report.md). The same policies train a DCGAN on unseen digits:
+    --sets digits --learned docs/gan_control_rl2 and smaller numbers (docs/gan_control_images/report.md)
 Cost: a step of RL² of 64 trials, 64,000 updates of GANs, takes 18.5 s of a core of an AMD EPYC, and 12 million
     updates, the budget of a row that learns, about an hour; 83 minutes beside other work. An update on digits takes 19
     ms there at a quarter of the batch, the grid of 16 points 26 minutes

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gan_jax.base import Environment
-from gan_jax.meta.environments import Seen, bandits, evaluate, mdps, play, trial
+from gan_jax.meta.environments import Seen, bandits, evaluate, mdps, play, total, trial
 from gan_jax.meta.rl2 import (
     Config,
     Lesson,
@@ -30,6 +30,7 @@ from gan_jax.meta.rl2 import (
     recall,
     replay,
     rl2,
+    standardised,
     weights,
 )
 
@@ -37,6 +38,7 @@ KEY = jax.random.key(7)
 CHOICES = (3, 2)  # an action of two heads
 played = jax.jit(play, static_argnums=(0, 1))
 advantages = jax.jit(gae)
+centred = jax.jit(standardised)
 clipped = jax.jit(jax.value_and_grad(ppo_loss))
 replayed = jax.jit(replay, static_argnums=(1, 3))
 SMALL = Config(hidden=4, trials=8, epochs=1, minibatches=2)
@@ -56,6 +58,23 @@ def two_headed(horizon=LENGTH):
         return jax.random.normal(key, (2,)), jnp.int32(0)
 
     return Environment(lambda key: jax.random.normal(key, (3,)), reset, step, CHOICES, 2, horizon)
+
+
+def uneven():
+    """The same in trials of one to four steps, as their tasks say."""
+    even = two_headed()
+
+    def draw(key):
+        return even.draw(key), jax.random.randint(key, (), 1, LENGTH + 1)
+
+    def reset(key, parameters):
+        return even.reset(key, parameters[0])
+
+    def step(key, parameters, state, action):
+        observation, state, reward, _ = even.step(key, parameters[0], state, action)
+        return observation, state, reward, state == parameters[1]
+
+    return even._replace(draw=draw, reset=reset, step=step)
 
 
 def scaled(params, scale=1.0):
@@ -90,6 +109,18 @@ def test_at_lambda_0_it_is_the_error_and_between_their_sum(rewards, values, disc
     decay = discount * trace
     summed = [errors[0] + decay * errors[1], errors[1], errors[2] + decay * errors[3], errors[3]]
     np.testing.assert_allclose(advantages(rewards, values, ongoing, discount, trace), summed, atol=1e-5)
+
+
+@given(
+    arrays(np.float32, (LENGTH, BATCH), **numbers),
+    arrays(bool, (LENGTH, BATCH)).filter(np.any),
+    st.sampled_from([1e-3, 1.0]),
+)
+def test_advantages_are_standardised_by_the_steps_that_are_part_of_their_trials(advantage, ongoing, size):
+    known = size * advantage[ongoing].astype(float)
+    assume(known.std() > 0.05 * size)  # and not only by rounding
+    found = np.asarray(centred(np.where(ongoing, size * advantage, 1e3).astype(np.float32), ongoing))
+    np.testing.assert_allclose(found[ongoing], (known - known.mean()) / known.std(), rtol=1e-3, atol=1e-3)
 
 
 # --- losses
@@ -274,31 +305,85 @@ def test_gradients_reach_back_to_the_last_multiple_of_the_truncation():
 # --- what it learns
 
 
+def permuted(params, order):
+    """The policy of bandits whose arm i does what arm order[i] did."""
+    order = jnp.asarray(order)
+    rows = jnp.concatenate([jnp.array([0]), 1 + order, jnp.array([len(order) + 1])])  # flag, arms, reward
+    return params._replace(
+        inputs=params.inputs[rows], policy=params.policy[:, order], policy_bias=params.policy_bias[order]
+    )
+
+
 @pytest.mark.slow
 @given(st.permutations(range(3)))
 def test_permuted_arms_and_weights_give_permuted_probabilities(order):
     """One-hot actions enter by rows of the input's weights, and leave by columns of the policy's."""
     environment, order = trial(bandits(3), 4), jnp.array(order)
     params = scaled(weights(KEY, environment, 4))
-    rows = jnp.concatenate([jnp.array([0]), 1 + order, jnp.array([4])])  # flag, arms, reward
-    permuted = params._replace(
-        inputs=params.inputs[rows], policy=params.policy[:, order], policy_bias=params.policy_bias[order]
-    )
     actions, rewards = jnp.array([[-1], [0], [2], [1]]), jnp.array([0.0, 1.0, 0.0, 1.0])
     seen = Seen(jnp.array([[0.0], [1.0], [1.0], [1.0]]), actions, rewards, jnp.arange(4))
     renamed = seen._replace(action=jnp.where(actions < 0, -1, jnp.argsort(order)[actions]))
     logits, values = replayed(params, (3,), seen, None)
-    found, same = replayed(permuted, (3,), renamed, None)
+    found, same = replayed(permuted(params, order), (3,), renamed, None)
     np.testing.assert_allclose(found, logits[:, order], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(same, values, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_with_one_arm_there_is_no_regret_and_no_gradient_of_the_policy():
+def test_permuted_arms_give_permuted_behaviour_in_law():
+    """The renamed policy pulls renamed arms as often at each pull, and is paid as often, in trials of its own."""
+    arms, pulls, trials, order = 4, 4, 4000, np.array([1, 3, 0, 2])
+    p = np.array([0.95, 0.6, 0.3, 0.05], np.float32)
+    environment = trial(bandits(arms), pulls)
+    learner, params = rl2(environment, optax.sgd(1.0), SMALL), scaled(weights(KEY, environment, 4))
+    params = params._replace(inputs=params.inputs.at[-1].multiply(4))  # what was paid is to matter
+
+    @jax.jit
+    def moments(key, p, params):
+        known, agent = trial(bandits(arms)._replace(draw=lambda key: p), pulls), learner.agent(params)
+        return jax.vmap(lambda key: play(known, agent, key))(jax.random.split(key, trials))
+
+    def frequencies(seed, p, params, names):
+        """How often each arm is pulled, and any pays, at each pull: [pulls, arms + 1]."""
+        found = moments(jax.random.key(seed), p, params)
+        pulled = names[np.asarray(found.action)] == np.arange(arms)
+        return np.concatenate([pulled, np.asarray(found.reward)[..., None]], axis=-1).mean(axis=0)
+
+    def differ(one, other):
+        """Whether two binomials lie five deviations of their difference apart: by chance one time in 1.7 million."""
+        pooled = (one + other) / 2
+        return np.abs(one - other) > 5 * np.sqrt(2 * pooled * (1 - pooled) / trials)
+
+    same, renamed = np.arange(arms), permuted(params, order)
+    plain = frequencies(1, p, params, same)
+    assert not differ(plain, frequencies(2, p[order], renamed, order)).any()
+    # As many trials tell the arms apart at each pull, and the bandits by what is done after the first.
+    assert differ(plain, frequencies(2, p[order], renamed, same))[:, :arms].any(axis=1).all()
+    assert differ(plain, frequencies(2, p, renamed, order))[1:, :arms].any(axis=1).all()
+
+
+@pytest.mark.slow
+def test_who_knows_the_arm_that_pays_regrets_nothing_and_who_pulls_another_regrets_every_pull():
+    arms, pulls = 3, 5
+    environment = trial(bandits(arms), pulls)
+    learner, params = rl2(environment, optax.sgd(1.0), SMALL), scaled(weights(KEY, environment, 4))
+
+    def reward(p, bias):
+        """Of a policy whose bias leaves the rest of its weights no say."""
+        known = trial(bandits(arms)._replace(draw=lambda key: p), pulls)
+        return total(play(known, learner.agent(params._replace(policy_bias=bias)), KEY))
+
+    p, biases = np.eye(arms, dtype=np.float32), 1e4 * np.eye(arms, dtype=np.float32)
+    rewards = jax.jit(jax.vmap(jax.vmap(reward, (None, 0)), (0, None)))(p, biases)
+    regret = pulls * p.max(axis=1)[:, None] - rewards
+    np.testing.assert_array_equal(regret, [[0, 5, 5], [5, 0, 5], [5, 5, 0]])
+
+
+@pytest.mark.slow
+def test_where_there_is_one_arm_the_policy_has_neither_gradient_nor_entropy():
     environment = trial(bandits(1), 5)
     learner = rl2(environment, optax.sgd(1.0), dataclasses.replace(SMALL, value_weight=0.0))
     state = learner.init(KEY)
-    assert not played(environment, learner.agent(state.params), KEY).action.any()
     after, metrics = jax.jit(learner.step)(KEY, state)
     chex.assert_trees_all_close(after.params, state.params, atol=1e-7)
     assert metrics["rl2/entropy"] == pytest.approx(0)
@@ -346,6 +431,51 @@ def test_a_step_is_traced_once_and_moves_all_weights():
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), first.params, state.params)
     assert all(moved), moved
     assert all(jnp.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.slow
+def test_a_step_is_its_epochs_of_updates_by_every_part_of_its_trials():
+    """Advantages, parts and updates by loops of the test's own; of the learner's own only the trials and the loss."""
+    discount, trace, epochs, parts = 0.9, 0.8, 3, (slice(0, 3), slice(3, 6))
+    config = dataclasses.replace(SMALL, trials=6, epochs=epochs, discount=discount, trace=trace)
+    config = dataclasses.replace(config, entropy_weight=lambda steps: steps / 9)
+    environment, optimiser = uneven(), optax.adam(0.05)
+    learner = rl2(environment, optimiser, config)
+    begun = learner.init(KEY)._replace(params=scaled(weights(KEY, environment, 4), 0.5), step=jnp.int32(2))
+
+    @jax.jit
+    def said(params):
+        """Trials, and what the policy says of them."""
+        keys = jax.random.split(KEY, config.trials)
+        moments = jax.vmap(lambda key: play(environment, learner.agent(params), key), out_axes=1)(keys)
+        logits, values = jax.vmap(lambda seen: replay(params, CHOICES, seen, None), 1, 1)(moments.seen)
+        return moments, values, jax.vmap(lambda *given: log_prob(CHOICES, *given), 1, 1)(logits, moments.action)
+
+    @jax.jit
+    def update(params, moved, part):
+        slope = jax.grad(lambda params: loss(config, CHOICES, params, part, 2 / 9)[0])(params)
+        updates, moved = optimiser.update(slope, moved)
+        return optax.apply_updates(params, updates), moved
+
+    moments, values, log_probs = jax.tree.map(np.asarray, said(begun.params))
+    ongoing, rewards = moments.ongoing, moments.reward / sum(discount**step for step in range(LENGTH))
+    assert ongoing[0].all() and ongoing[1:].any() and not ongoing[1:].all()
+    advantage = np.zeros(ongoing.shape)
+    for one, length in enumerate(ongoing.sum(axis=0)):
+        value, later = 0.0, 0.0  # of what comes next
+        for step in reversed(range(length)):
+            later = rewards[step, one] + discount * value - values[step, one] + discount * trace * later
+            value, advantage[step, one] = values[step, one], later
+    target, known = advantage + values, advantage[ongoing]
+    lessons = Lesson(moments, log_probs, *np.float32([(advantage - known.mean()) / known.std(), target]))
+    params, moved = begun.params, begun.optimiser
+    for part in parts * epochs:
+        params, moved = update(params, moved, jax.tree.map(lambda x, part=part: x[:, part], lessons))
+
+    after, _ = jax.jit(learner.step)(KEY, begun)
+    assert after.optimiser[0].count == epochs * len(parts)
+    chex.assert_trees_all_close(after.params, params, atol=1e-5)
+    assert all(np.abs(x - y).max() > 1e-3 for x, y in zip(params, begun.params, strict=True))
 
 
 @pytest.mark.slow

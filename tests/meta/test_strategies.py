@@ -115,6 +115,7 @@ def test_epsilon_greedy_explores_with_its_probability_and_uniform_always():
 
 @given(arrays(np.int8, (ARMS, 2), elements=st.integers(0, 5)), st.integers(1, 40), st.floats(0, 3))
 @example(np.array([[5, 1], [0, 0], [0, 1]]), 1, 0.54)  # log 2 says the first arm, log 3 would say the second
+@example(np.array([[5, 1], [0, 0], [0, 1]]), 1, 0.7)  # 2 log 2 says the second arm, log 2 would say the first
 def test_ucb1_pulls_the_arm_of_the_highest_bound(pairs, step, width):
     _, arm = act_ucb1(width, KEY, counts(*pairs), seen(-1, 0.0, step))
     successes, failures = pairs.astype(float).T
