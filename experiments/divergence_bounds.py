@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gan_jax.arithmetic import require_counts, require_positive
 from gan_jax.base import Report, Study
 from gan_jax.divergences import DIVERGENCES, Divergence, Normal, divergence, objective, variational
 from gan_jax.networks import mlp
@@ -70,8 +71,10 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
     """Return the study: a cell for each divergence."""
     if data is not None:
         raise ValueError(f"data set {data!r}: this study compares Gaussians in closed form, give none")
-    if not 1 <= config.measured <= config.updates:
-        raise ValueError(f"measured={config.measured} of {config.updates} updates: give 1 up to the updates")
+    require_counts(critics=config.critics, batch=config.batch, updates=config.updates, measured=config.measured)
+    if config.updates % config.measured:
+        raise ValueError(f"measured={config.measured} does not divide {config.updates} updates: give a divisor")
+    require_positive(rate=config.rate, wider=config.wider)
     return Study({name: partial(_climb, config, divergence(name)) for name in config.divergences}, _report)
 
 

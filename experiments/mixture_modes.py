@@ -2,16 +2,20 @@
 
 Command: gan-jax train mixture_modes
 Result: relativistic + R1 + R2, averaged, covers 8.0 of 8 and 25.0 of 25 modes with each of three seeds, 88.7 ± 0.2 %
-    and 32.6 ± 3.4 % of high quality; a GAN on the ring 8.0 and 83.6 ± 0.3 %; the other cells are yet to be run
-    (docs/mixture_modes/report.md)
-Cost: a step of three seeds is 18 ms (GAN) to 36 ms (relativistic) on two quiet AMD EPYC cores: 12 to 24 minutes a cell,
-    about 4 hours the table; the published length and ten seeds would be six days
+    and 32.6 ± 3.4 % of high quality; a GAN 8.0 ± 0.0 and 15.0 ± 0.6, 83.6 ± 0.3 % and 66.7 ± 2.5 %; PacGAN2 on the ring
+    8.0 and 83.3 ± 1.4 %; the other cells are yet to be run (docs/mixture_modes/report.md)
+Cost: a step of three seeds is 18 ms (GAN) to 36 ms (relativistic) on two quiet AMD EPYC cores, 12 to 24 minutes a cell
+    and about 4 hours the table; on one of them, or beside other work, 41 to 85 ms and up to 80 minutes a cell; the
+    published length and ten seeds would be six days
 
 The protocol of PacGAN (Lin et al. 2018, arXiv 1712.04086, on mixtures, and its published code): two-dimensional normal
 latents, a rectified generator with batch normalisation, a critic of three maxout layers, Adam of rate 1e-4 and beta1
 0.8, batches of 100; 2,500 samples. It trains for 400,000 steps on ten seeds, `--updates 400000 --trials 10` here; a
-tenth of the steps and three seeds are the default. Points are drawn anew for each batch instead of from a fixed set of
-100,000, and the discriminator moves first where the published code moves both at once.
+tenth of the steps and three seeds are the default. Unlike there, points are drawn anew for each batch instead of from a
+fixed set of 100,000; the discriminator moves first where the published code moves both at once; the generator has two
+hidden layers of 400 where that code has four; the members of a pack go through the generator's batch normalisation
+together; running moments keep .9 and not .95. WGAN-GP has the optimiser and the one step of the critic of the other
+rows, and not its paper's five and beta1 of 0.
 """
 
 from collections.abc import Mapping
@@ -142,9 +146,6 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
 
 def assemble(config: Config, mixture: str, method: Method) -> GAN:
     """Return the GAN of a row on a mixture."""
-    width = float(MIXTURES[mixture]().std) / float(MIXTURES["ring"]().std)
-    slopes = method.penalty in (penalties.r1, _r1_and_r2)
-    weight = method.weight * width**2 if slopes else method.weight
 
     def rule(hyper: Hypers) -> UpdateRule:
         return method.rule(adam(hyper))
@@ -158,13 +159,19 @@ def assemble(config: Config, mixture: str, method: Method) -> GAN:
             maxout.discriminator((method.pack, 2), widths=config.discriminator_widths, pieces=config.pieces),
         ),
         latents.normal(2),
-        hyper=Hypers(rates=Pair(config.rate, config.rate), beta1=config.beta1, penalty=weight),
+        hyper=Hypers(rates=Pair(config.rate, config.rate), beta1=config.beta1, penalty=_weight(mixture, method)),
         objective=objective,
         penalty=None if method.penalty is None else lambda hyper: method.penalty(hyper.penalty),
         rule=rule,
         pack=method.pack,
         ema=config.ema,
     )
+
+
+def _weight(mixture: str, method: Method) -> float:
+    """The weight of a row's penalty on a mixture: that of the ring, where it is one of slopes in units of a mode."""
+    width = float(MIXTURES[mixture]().std) / float(MIXTURES["ring"]().std)
+    return method.weight * (width**2 if method.penalty in (penalties.r1, _r1_and_r2) else 1)
 
 
 def cell(config: Config, model: GAN, mixture: str, pack: int, directory: Path) -> Mapping[str, Any]:
@@ -199,10 +206,15 @@ def report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
     text = []
     for mixture in config.mixtures:
         total = len(MIXTURES[mixture]().centres)
+        penalised = [name for name in config.methods if METHODS[name].penalty]
         text += [
             f"## {mixture}: modes of {total}, share of high quality, reverse KL",
             "",
-            f"Mean and standard error over {config.trials} seeds, {config.updates:,} steps, rate {config.rate:g}.",
+            f"Mean and standard error over {config.trials} seeds, {config.updates:,} steps, rate {config.rate:g}, "
+            f"beta1 {config.beta1:g}, one step of each player in turn, batches of {config.batch} packs; generators of "
+            f"{len(config.generator_widths)} hidden layers, where the published ones have four. Weights of penalties: "
+            + (", ".join(f"{METHODS[name].title} {_weight(mixture, METHODS[name]):g}" for name in penalised) or "none")
+            + ".",
             "",
             "| method | " + " | ".join(f"{what}: modes | HQ % | KL" for what in names.values()) + " |",
             "| --- |" + " ---: |" * (3 * len(names)),

@@ -1,8 +1,8 @@
 """How many environment steps of RL² a second, beside recurrent PPO in PyTorch on the same bandit, in turns.
 
 Command: GAN_JAX_PEERS=PYTHON gan-jax train rl2_speed
-Result: learning and playing, ours over PyTorch's on two AMD EPYC cores: 77 times one environment after another, 6.0
-    a list of environments (aimed at: 50), 1.9 all in tensors, .78 the same compiled (aimed at: 2); 5,640 updates of a
+Result: learning and playing, ours over PyTorch's on two AMD EPYC cores: 102 times one environment after another, 6.1
+    a list of environments (aimed at: 50), 2.2 all in tensors, .82 the same compiled (aimed at: 2); 3,540 updates of a
     GAN a second as RL² learns to control it (docs/rl2_speed/report.md)
 Cost: 7.5 minutes on two AMD EPYC cores
 

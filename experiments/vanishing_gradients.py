@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gan_jax.arithmetic import require_counts, require_positive
 from gan_jax.base import Objective, Regularizer, Report, Study
 from gan_jax.divergences import Normal, divergence, lipschitz, quadrature
 from gan_jax.networks import mlp
@@ -66,8 +67,10 @@ def build(config: Config, data: str | None = None, data_dir: str | None = None) 
         raise ValueError(f"data set {data!r}: this study compares Gaussians in closed form, give none")
     if config.watched not in config.distances:
         raise ValueError(f"watched={config.watched} is none of the distances {config.distances}: add it")
-    if not 1 <= config.measured <= config.updates:
-        raise ValueError(f"measured={config.measured} of {config.updates} updates: give 1 up to the updates")
+    require_counts(critics=config.critics, batch=config.batch, updates=config.updates, measured=config.measured)
+    if config.updates % config.measured:
+        raise ValueError(f"measured={config.measured} does not divide {config.updates} updates: give a divisor")
+    require_positive(rate=config.rate)
     cells = {
         "exact": partial(_exact, config),
         # The saturating and the non-saturating generator face the same discriminator.

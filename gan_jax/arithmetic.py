@@ -1,6 +1,7 @@
-"""A root with finite slopes, whether a tree is finite, pixels as levels, and the refusal of sizes that are none."""
+"""A root with finite slopes, whether a tree is finite, pixels as levels, and the refusal of numbers that cannot be."""
 
 import math
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -34,25 +35,35 @@ def to_uint8(image: Float32[Array | np.ndarray, "..."]) -> UInt8[Array, "..."]:
     return jnp.clip(jnp.round((jnp.asarray(image) + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
+def allowed(value: Any, law: Callable[[float], bool]) -> bool:
+    """Whether a number obeys a law, as far as it is known: traced, it may; what is not one number does not.
+
+    Arrays without axes are numbers, too: those that a loop over settings hands in are looked at like Python's.
+    """
+    if isinstance(value, Array | np.ndarray):
+        return value.ndim == 0 and (isinstance(value, jax.core.Tracer) or law(float(value)))
+    return isinstance(value, Real) and not isinstance(value, bool) and law(float(value))
+
+
 def require_positive(**values: Scalar) -> None:
-    """Refuse Python numbers that are not positive and finite; traced values pass.
+    """Refuse numbers that are not positive and finite; traced ones pass.
 
     Raises:
         ValueError: naming the first such number.
     """
     for name, value in values.items():
-        if isinstance(value, Real) and not 0.0 < value < math.inf:
+        if not allowed(value, lambda number: 0 < number < math.inf):
             raise ValueError(f"{name}={value} must be positive and finite")
 
 
 def require_nonnegative(**values: Scalar) -> None:
-    """Refuse Python numbers that are negative or not finite; traced values pass.
+    """Refuse numbers that are negative or not finite; traced ones pass.
 
     Raises:
         ValueError: naming the first such number.
     """
     for name, value in values.items():
-        if isinstance(value, Real) and not 0.0 <= value < math.inf:
+        if not allowed(value, lambda number: 0 <= number < math.inf):
             raise ValueError(f"{name}={value} must be finite and at least 0")
 
 

@@ -5,8 +5,8 @@ through to the examples, and so to a generator. Pixels in [-1, 1] may leave that
 is filled with zeros, as in the published code: in [-1, 1] this is mid-grey, and not the black of a background.
 """
 
+import math
 from collections.abc import Callable
-from numbers import Real
 
 import chex
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from gan_jax.arithmetic import allowed
 from gan_jax.base import Key
 
 Augmentation = Callable[[Key, Float[Array, "B ..."]], Float[Array, "B ..."]]
@@ -124,7 +125,7 @@ def instance_noise(std: Scalar = 0.1) -> Augmentation:
 
     Sønderby et al. 2017 (arXiv 1610.04490); Arjovsky and Bottou 2017 (arXiv 1701.04862).
     """
-    if isinstance(std, Real) and not 0.0 <= std < float("inf"):
+    if not allowed(std, lambda size: 0 <= size < math.inf):
         raise ValueError(f"instance_noise(std={std}) is no deviation: give a finite one of at least 0, such as 0.1")
     return _each(lambda key, x: x + (std * jax.random.normal(key, x.shape)).astype(x.dtype))
 

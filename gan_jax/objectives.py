@@ -6,13 +6,13 @@ are finite wherever float32 is. The mean over the batch is the caller's.
 
 from collections.abc import Callable
 from functools import wraps
-from numbers import Real
 
 import chex
 import jax.numpy as jnp
 from jax.nn import relu, softplus
 from jaxtyping import Array, Float
 
+from gan_jax.arithmetic import allowed
 from gan_jax.base import Objective
 
 Logits = Float[Array, " B"]
@@ -124,7 +124,7 @@ def _squared_error(logits: Logits, label: Label) -> Logits:
 
 def _classifier(loss: Callable[[Logits, Label], Logits], smoothing: Label) -> Callable[[Logits, Logits], Logits]:
     """Label real examples 1 − smoothing and fakes 0: a smoothed fake side would reward present errors."""
-    if isinstance(smoothing, Real) and not 0.0 <= smoothing < 1.0:
+    if not allowed(smoothing, lambda share: 0 <= share < 1):
         raise ValueError(f"smoothing={smoothing} is outside [0, 1): 0 is none, 0.1 labels real examples 0.9")
     return lambda real, fake: loss(real, 1.0 - smoothing) + loss(fake, 0.0)
 

@@ -4,11 +4,14 @@ optax's own take traced numbers already. What is here takes, besides, a tree tha
 parameters or stands for the upper part of it, of numbers or of arrays of the parameters' shapes.
 """
 
+import math
 from numbers import Real
 from typing import Any
 
 import jax
 import optax
+
+from gan_jax.arithmetic import allowed
 
 Rate = Any  # a number, or a tree of numbers or arrays that is a prefix of the parameters
 
@@ -44,8 +47,8 @@ def adam(
         ValueError: if a Python number is out of its range.
     """
     for name, beta in (("beta1", beta1), ("beta2", beta2)):
-        if isinstance(beta, Real) and not 0 <= beta < 1:
+        if not allowed(beta, lambda share: 0 <= share < 1):
             raise ValueError(f"{name}={beta} is not in [0, 1): 0.5 or 0.9 is usual for beta1, 0.999 for beta2")
-    if isinstance(epsilon_root, Real) and not 0 <= epsilon_root < float("inf"):
+    if not allowed(epsilon_root, lambda size: 0 <= size < math.inf):
         raise ValueError(f"epsilon_root={epsilon_root} is not finite and at least 0: 1e-8 keeps slopes finite")
     return optax.chain(optax.scale_by_adam(b1=beta1, b2=beta2, eps_root=epsilon_root), sgd(rate))

@@ -9,8 +9,8 @@ critic closes over.
 A weight γ multiplies ½‖∇‖² (R1, R2), a weight λ the square itself: each as it was published.
 """
 
+import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import chex
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from gan_jax.arithmetic import safe_sqrt
+from gan_jax.arithmetic import allowed, safe_sqrt
 from gan_jax.base import Key, Regularizer
 
 Critic = Callable[[Array], Array]
@@ -127,7 +127,7 @@ def dragan(weight: Weight = 10.0, scale: Weight = 0.5) -> Regularizer:
     Kodali et al. 2017 (arXiv 1705.07215).
     """
     _check_weight("dragan", weight)
-    if isinstance(scale, Real) and not 0.0 <= scale < float("inf"):
+    if not allowed(scale, lambda size: 0 <= size < math.inf):
         raise ValueError(f"dragan(scale={scale}) is no size of a perturbation: give a finite scale of at least 0")
 
     def penalty(key: Key, critic: Critic, real: Float[Array, "B ..."], fake: Float[Array, "B ..."]) -> Array:
@@ -172,7 +172,7 @@ def weight_clipping(optimiser: optax.GradientTransformation, bound: Weight) -> o
 
     Arjovsky et al. 2017 (arXiv 1701.07875), algorithm 1.
     """
-    if isinstance(bound, Real) and not 0.0 < bound < float("inf"):
+    if not allowed(bound, lambda size: 0 < size < math.inf):
         raise ValueError(f"weight_clipping(bound={bound}) leaves no weights: give a finite bound above 0, such as 0.01")
     optimiser = optax.with_extra_args_support(optimiser)
 
@@ -222,7 +222,7 @@ def _slopes(critic: Critic, inputs: Float[Array, "B ..."]) -> Float[Array, " B"]
 
 
 def _check_weight(name: str, weight: Weight) -> None:
-    if isinstance(weight, Real) and not 0.0 <= weight < float("inf"):
+    if not allowed(weight, lambda size: 0 <= size < math.inf):
         raise ValueError(f"{name}(weight={weight}) would not be a penalty: give a finite weight of at least 0")
 
 

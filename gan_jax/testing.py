@@ -10,6 +10,7 @@ asks what every game here relies upon and nothing of taste: closed forms are the
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -152,14 +153,15 @@ def check_rule(
 
     A step gives back a point of the same structure, shapes and types, and can be compiled with its rates traced. At
     an equilibrium the parameters stay; at rates of zero nobody moves, and at one rate of zero the other player alone.
-    On a strongly convex-concave game it converges. It takes as many batches as it says and refuses others, keeps of a
-    player's loss that player's stats alone, and passes on the metrics of both.
+    On a strongly convex-concave game it converges. It takes as many batches as it says, uses each and refuses others,
+    draws anew with each key, keeps of a player's loss that player's stats alone, and passes on the metrics of both.
 
     Args:
         make: `rates -> rule` under plain gradient steps: `lambda rates: my_rule(Pair(*map(optax.sgd, rates)))`.
-        matrix: `(known, rates) -> ` the step on a linear game, in the coordinates of `spectra`, or another matrix of
-            the same eigenvalues but for zeros. The spectrum of the rule, differentiated in float64, must be the
-            matrix's, on a bilinear game, quadratic games of unequal dimensions and the Dirac-GAN.
+        matrix: `(known, rates) -> ` the step on a linear game, in the coordinates of `spectra`, or, for a rule with
+            memory, another matrix of the same eigenvalues but for zeros. The rule, differentiated in float64, must be
+            that matrix, or have its spectrum where it remembers more than parameters, on a bilinear game, quadratic
+            games of unequal dimensions and the Dirac-GAN.
         period: after how many steps the rule repeats itself, if each is not like the last.
 
     Raises:
@@ -174,7 +176,11 @@ def check_rule(
         if matrix is not None:
             rates = Pair(0.05, 0.3)
             for game in known:
-                _check_spectrum(spectra.linearise(game, make(rates), steps=period), matrix(game, rates))
+                measured, expected = spectra.linearise(game, make(rates), steps=period), matrix(game, rates)
+                _check_spectrum(measured, expected)
+                if len(measured) == len(expected) == sum(np.size(leaf) for leaf in jax.tree.leaves(game.solution)):
+                    # Steps in another order have the same eigenvalues.
+                    assert np.allclose(measured, expected, atol=1e-9), "the step is another matrix of the same spectrum"
     _check_data(make)
 
 
@@ -228,7 +234,8 @@ def _check_data(make: Callable[[Pair[Any]], UpdateRule]) -> None:
         def value(
             params: Pair[Array], stats: Pair[Stats], key: Key, batch: Batch
         ) -> tuple[Array, tuple[Pair[Stats], Metrics]]:
-            cost = jnp.square(getattr(params, player) - batch["x"].mean())
+            mine = getattr(params, player)
+            cost = jnp.square(mine - batch["x"].mean()) + 0.1 * mine * jax.random.normal(key)
             own, foreign = 1.0, 1000.0
             seen = (old + (own if name == player else foreign) for name, old in zip(Pair._fields, stats, strict=True))
             return cost, (Pair(*seen), {f"{player}/loss": cost})
@@ -241,10 +248,16 @@ def _check_data(make: Callable[[Pair[Any]], UpdateRule]) -> None:
     params = Pair(jnp.float32(0.0), jnp.float32(0.0))
     point = Point(params, Pair(jnp.float32(10.0), jnp.float32(20.0)), rule.init(params))
 
-    def step(batch: Batch) -> tuple[Point, Metrics]:
-        return rule.step(game, jax.random.key(0), point, batch)
+    def step(batch: Batch, seed: int = 0) -> tuple[Point, Metrics]:
+        return rule.step(game, jax.random.key(seed), point, batch)
 
-    after, metrics = jax.jit(step)({"x": jnp.ones((rule.batches, 4))})
+    batch = {"x": jnp.ones((rule.batches, 4))}
+    (after, metrics), (other, _) = (jax.jit(partial(step, seed=seed))(batch) for seed in (0, 1))
+    for player, one, two in zip(Pair._fields, after.params, other.params, strict=True):
+        assert one != two, f"the {player}'s loss draws the same whatever the key"
+    used = jax.jit(jax.jacobian(lambda batch: jnp.stack(step(batch)[0].params)))(batch)["x"]
+    for index, slope in enumerate(jnp.abs(used).sum(axis=(0, 2))):
+        assert slope > 0, f"batch {index} of {rule.batches} is not used"
     for player, before, now in zip(Pair._fields, point.stats, after.stats, strict=True):
         assert now >= before + 1, f"the {player}'s new stats are not kept"
         assert now < before + 1000, f"the {player}'s stats come from the other player's loss"

@@ -3,14 +3,13 @@
 A low generator's loss means little and a steady one less; what both losses are at p_g = p_data is known beforehand.
 """
 
-from numbers import Real
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float
 
+from gan_jax.arithmetic import allowed
 from gan_jax.base import Objective, Pair
 
 _HALVINGS = 60  # of an interval of 64: to the last bit of a float64 near 1
@@ -76,7 +75,7 @@ def undecided(
     Raises:
         ValueError: a tolerance outside (0, ½].
     """
-    if isinstance(tolerance, Real) and not 0 < tolerance <= 0.5:
+    if not allowed(tolerance, lambda size: 0 < size <= 0.5):
         raise ValueError(f"tolerance={tolerance} is outside (0, 0.5]: 0.05 asks for outputs in [0.45, 0.55]")
     window = jnp.stack([jnp.asarray(real), jnp.asarray(fake)])
     return jnp.all(jnp.abs(window - 0.5) <= tolerance) & (window.size > 0)

@@ -1,13 +1,13 @@
 """How much of a batch still teaches: shares of logits whose slope has vanished, and how well real and fake part."""
 
 from collections.abc import Callable
-from numbers import Real
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from gan_jax.arithmetic import allowed
 from gan_jax.base import Metrics, Objective
 
 Logits = Float[Array, " B"]
@@ -37,7 +37,7 @@ def saturation(objective: Objective, real: Logits, fake: Logits, *, threshold: f
     Raises:
         ValueError: a threshold outside (0, 1).
     """
-    if isinstance(threshold, Real) and not 0 < threshold < 1:
+    if not allowed(threshold, lambda share: 0 < share < 1):
         raise ValueError(f"threshold={threshold} is outside (0, 1): 0.01 asks for a hundredth of a slope")
     # Rules that differentiate a step twice would otherwise carry derivatives of what only watches.
     real, fake = lax.stop_gradient((real, fake))

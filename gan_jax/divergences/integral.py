@@ -46,9 +46,13 @@ def kantorovich_rubinstein(
         lipschitz: the critic's Lipschitz constant. That of `lipschitz` over all points of both samples makes this a
             lower bound of the distance between the samples.
 
+    Raises:
+        ValueError: a Lipschitz constant that is not positive and finite.
+
     Villani 2009, theorem 5.10 and its particular case 5.16; Arjovsky et al. 2017 (arXiv 1701.07875), eq. 2.
     """
     chex.assert_rank([real, fake], 1)
+    require_positive(lipschitz=lipschitz)
     return (jnp.mean(real) - jnp.mean(fake)) / lipschitz
 
 

@@ -4,6 +4,7 @@ The smallest GAN there is, and one on which the regularisers of the literature c
 paper: what converges here may fail at scale, but what fails here has no reason to converge there.
 """
 
+import math
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from gan_jax import objectives
+from gan_jax.arithmetic import allowed
 from gan_jax.base import Batch, Game, Key, Metrics, Objective, Pair, Params, Regularizer, Stats
 from gan_jax.games.known import KEY_SEED, Known
 
@@ -63,9 +65,9 @@ def dirac(
     Mescheder et al. 2018 (arXiv 1801.04406), sections 2 and 3; instance noise of Sønderby et al. 2017
     (arXiv 1610.04490).
     """
-    if isinstance(noise, Real) and not 0 <= noise < float("inf"):
+    if not allowed(noise, lambda size: 0 <= size < math.inf):
         raise ValueError(f"noise={noise} is not a deviation: give a finite one of at least 0, 0 is none")
-    if isinstance(level, Real) and not -float("inf") < level < float("inf"):
+    if not allowed(level, math.isfinite):
         raise ValueError(f"level={level} is not a logit: 0 is undecided, 0.5 for least squares")
     if nodes < 2:
         raise ValueError(f"nodes={nodes} cannot hold a variance: give at least 2, 32 is plenty")

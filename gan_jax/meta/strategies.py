@@ -5,8 +5,8 @@ tasks are drawn, and remember a task's posterior: an arm's under Beta(1, 1), an 
 N(prior, 1) with unit noise. Which are compared follows Duan et al. 2016 (arXiv 1611.02779).
 """
 
+import math
 from collections.abc import Callable
-from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from gan_jax.arithmetic import Scalar, require_counts
+from gan_jax.arithmetic import Scalar, allowed, require_counts
 from gan_jax.base import Key
 from gan_jax.meta.environments import MDP, Agent, Seen
 
@@ -106,7 +106,7 @@ def ucb1(arms: int, width: Scalar = 1.0) -> Agent:
     Raises:
         ValueError: `arms` is less than 1, or `width` a Python number below 0 or not finite.
     """
-    if isinstance(width, Real) and not 0 <= width < float("inf"):
+    if not allowed(width, lambda size: 0 <= size < math.inf):
         raise ValueError(f"width={width} is not finite and at least 0: 1 is the original's, 0.2 does well here")
 
     def choose(key: Key, counts: Counts, step: Array) -> Array:
@@ -283,5 +283,5 @@ def _explored(key: Key, values: Array, epsilon: Scalar) -> Array:
 
 
 def _check_probability(epsilon: Scalar) -> None:
-    if isinstance(epsilon, Real) and not 0 <= epsilon <= 1:
+    if not allowed(epsilon, lambda share: 0 <= share <= 1):
         raise ValueError(f"epsilon={epsilon} is no probability: 0.1 is usual")

@@ -6,6 +6,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from gan_jax.arithmetic import require_positive
 from gan_jax.metrics._samples import require_samples
 from gan_jax.metrics.entropy import entropy
 
@@ -43,9 +44,11 @@ def modes(samples: Float[np.ndarray, "N D"], centres: Float[Array | np.ndarray, 
     is of high quality within three standard deviations (`std`) of it.
 
     Raises:
-        ValueError: no samples, samples of another dimension than the centres, or values that are not finite.
+        ValueError: no samples, samples of another dimension than the centres, values that are not finite, or a
+            deviation that is not positive.
     """
     require_samples(samples=samples, centres=centres)
+    require_positive(std=std)
     distances = np.linalg.norm(np.asarray(samples)[:, None] - np.asarray(centres)[None], axis=-1)
     good = distances.min(axis=1) <= 3 * std
     counts = np.bincount(distances.argmin(axis=1)[good], minlength=len(centres))

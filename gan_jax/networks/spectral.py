@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
+from gan_jax.arithmetic import require_counts
 from gan_jax.base import Array, Key, Network, Params, Stats
 
 # Enough for three digits of the norm of a random matrix, whose singular values lie close together.
@@ -55,12 +56,12 @@ def spectral(network: Network, *, iterations: int = 1, choose: Callable[[str, Ar
         A network whose stats are `Spectral`.
 
     Raises:
-        ValueError: if `iterations` is less than 1; at initialisation, if nothing is chosen, or a scalar or a vector.
+        ValueError: if `iterations` is no whole number of at least 1; at initialisation, if nothing is chosen, or a
+            scalar or a vector.
 
     Miyato et al. 2018 (arXiv 1802.05957), algorithm 1.
     """
-    if iterations < 1:
-        raise ValueError(f"iterations={iterations}: the power method takes at least 1, which is usual")
+    require_counts(iterations=iterations)
 
     def init(key: Key) -> tuple[Params, Stats]:
         network_key, vectors_key = jax.random.split(key)

@@ -4,15 +4,15 @@ The field at a joint point is the pair of both players' gradients, v = (∇x f, 
 its Jacobian Dv holds on the diagonal what each player would do alone, and off it what they do to each other.
 """
 
+import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import chex
 import jax
 import optax
 
-from gan_jax.arithmetic import require_counts
+from gan_jax.arithmetic import allowed, require_counts
 from gan_jax.base import Batch, Game, Key, Metrics, Pair, Params, Point, Stats, UpdateRule
 from gan_jax.rules import gradients
 
@@ -59,5 +59,5 @@ def plain_steps(
 
 def check_weight(weight: Any) -> None:
     """Raise a ValueError unless it is a finite number of at least 0, or an array without axes, traced or not."""
-    if not gradients.is_number(weight) or (isinstance(weight, Real) and not 0 <= float(weight) < float("inf")):
+    if not allowed(weight, lambda size: 0 <= size < math.inf):
         raise ValueError(f"weight={weight!r} is not a finite number of at least 0")

@@ -1,5 +1,6 @@
 """What all rules share: gradients and their penalties, moves along them, and checks of what a rule is given."""
 
+import math
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from gan_jax.arithmetic import require_counts
+from gan_jax.arithmetic import allowed, require_counts
 from gan_jax.base import Batch, Game, Key, Metrics, Pair, Params, Point, Stats
 
 
@@ -201,7 +202,7 @@ def check_rates(rates: Pair[float | Array]) -> None:
     for player, rate in zip(Pair._fields, rates, strict=True):
         if not is_number(rate):
             raise ValueError(f"{what}, and the {player}'s is {_short(rate)}: {would_do}")
-        if isinstance(rate, Real) and not 0 <= rate < float("inf"):
+        if not allowed(rate, lambda size: 0 <= size < math.inf):
             raise ValueError(f"the {player}'s rate {rate} is not a finite rate of at least 0: {would_do}")
 
 

@@ -1,6 +1,5 @@
 """Lookahead: after some steps of any rule, both players move part of the way back to where they began."""
 
-from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -8,9 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from gan_jax.arithmetic import require_counts
+from gan_jax.arithmetic import allowed, require_counts
 from gan_jax.base import Batch, Game, Key, Metrics, Pair, Params, Point, UpdateRule
-from gan_jax.rules import gradients
 from gan_jax.rules.alternating import alternating
 
 
@@ -51,7 +49,7 @@ def lookahead(rule: UpdateRule, *, every: int = 5, weight: float | Array = 0.5) 
     if not isinstance(rule, UpdateRule):
         raise ValueError(f"lookahead follows an update rule, not a {type(rule).__name__}: alternating(...) would do")
     require_counts(every=every)
-    if not gradients.is_number(weight) or (isinstance(weight, Real) and not 0 < weight <= 1):
+    if not allowed(weight, lambda share: 0 < share <= 1):
         raise ValueError(f"weight={weight!r} is not a number in (0, 1]: 0.5 is usual, 1 is no lookahead")
 
     def init(params: Pair[Params]) -> Lookahead:

@@ -1,10 +1,9 @@
 """Negative momentum: alternating steps that remember their last move with the opposite sign."""
 
-from numbers import Real
-
 import optax
 from jax import Array
 
+from gan_jax.arithmetic import allowed
 from gan_jax.base import Pair, UpdateRule
 from gan_jax.rules import gradients
 from gan_jax.rules.alternating import alternating
@@ -34,6 +33,6 @@ def negative_momentum(
             `d_steps` or `lazy` is not a whole number of at least 1.
     """
     gradients.check_rates(rates)
-    if not gradients.is_number(momentum) or (isinstance(momentum, Real) and not -1 < momentum <= 0):
+    if not allowed(momentum, lambda share: -1 < share <= 0):
         raise ValueError(f"momentum={momentum!r} is not a number in (-1, 0]: -0.5 is usual")
     return alternating(Pair(*(optax.sgd(rate, momentum=momentum) for rate in rates)), d_steps=d_steps, lazy=lazy)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gan_jax.base import Pair
+from gan_jax.base import Pair, UpdateRule
 from gan_jax.games import spectra
 from gan_jax.rules import PLAIN_RULES, RULES, alternating, extragradient, plain, simultaneous
 from gan_jax.testing import bilinear_games, check_rule, quadratic_games, rates
@@ -101,6 +101,45 @@ def silent(rule):
     return lambda *arguments: (rule.step(*arguments)[0], {})
 
 
+def generator_first(rates):
+    """Steps in the other order, of the same spectrum: what alternating does with the players' names swapped."""
+    rule = alternating(sgd(Pair(*reversed(rates))))
+
+    def step(game, key, point, batch):
+        after, metrics = rule.step(swapped_game(game), key, swapped_point(point), batch)
+        return swapped_point(after), metrics
+
+    return UpdateRule(rule.batches, lambda params: rule.init(Pair(*reversed(params))), step)
+
+
+def swapped_game(game):
+    def of(loss):
+        def swapped(params, stats, key, batch):
+            value, (new, metrics) = loss(Pair(*reversed(params)), Pair(*reversed(stats)), key, batch)
+            return value, (Pair(*reversed(new)), metrics)
+
+        return None if loss is None else swapped
+
+    return game._replace(**{name: Pair(*map(of, reversed(getattr(game, name)))) for name in ("losses", "penalties")})
+
+
+def swapped_point(point):
+    return point._replace(params=Pair(*reversed(point.params)), stats=Pair(*reversed(point.stats)))
+
+
+def one_key(rule):
+    return lambda game, key, point, batch: rule.step(game, jax.random.key(0), point, batch)
+
+
+def one_batch(rates):
+    rule = simultaneous(sgd(rates))
+
+    def step(game, key, point, batch):
+        return rule.step(game, key, point, jax.tree.map(lambda leaf: leaf[:1], batch))
+
+    return rule._replace(batches=2, step=step)
+
+
 BROKEN = {
     "a discriminator that ascends its loss": (ascends, "not solved"),
     "swapped rates": (swapped, "moves at a rate of zero|does not move"),
@@ -110,6 +149,8 @@ BROKEN = {
     "a state that changes its type": (changed(widens), "changes the point's structure"),
     "metrics that are dropped": (changed(silent), "metrics of the generator and the discriminator are lost"),
     "more batches than it takes": (changed(batches=2), "prefix|batches"),
+    "one key for all steps": (changed(one_key), "loss draws the same whatever the key"),
+    "a batch that is never used": (one_batch, "batch 1 of 2 is not used"),
     "another rule": (lambda rates: alternating(sgd(rates)), "the linearised step is not the matrix"),
     "a wrong extrapolation": (lambda rates: extragradient(sgd(rates)), "the linearised step is not the matrix"),
 }
@@ -120,3 +161,9 @@ def test_a_broken_rule_fails(name):
     make, message = BROKEN[name]
     with pytest.raises(AssertionError, match=message):
         check_rule(make, spectra.STEPS["simultaneous"])
+
+
+@pytest.mark.slow
+def test_the_order_of_the_moves_is_told_though_the_spectrum_is_the_same():
+    with pytest.raises(AssertionError, match="another matrix of the same spectrum"):
+        check_rule(generator_first, spectra.STEPS["alternating"])
