@@ -158,13 +158,13 @@ def _report(results: Mapping[str, Mapping[str, Any]]) -> Report:
             closed, values, estimates = pair["closed"], np.array(pair["values"]), np.array(pair["estimates"])
             shares = (values[:, -1] - blind) / (closed - blind)
             rows.append(
-                f"| {TITLES[name]} | {pair['q']} | {closed:.4f} | {values[:, -1].mean():.4f}"
+                f"| {TITLES.get(name, name)} | {pair['q']} | {closed:.4f} | {values[:, -1].mean():.4f}"
                 f" | {shares.mean():.1%} ({shares.min():.1%} to {shares.max():.1%}) |"
             )
             axes.plot(result["updates"], estimates[0], ".", color=colour, markersize=3, alpha=0.3, markeredgewidth=0)
             axes.plot(result["updates"], values.T, color=colour, linewidth=1)
             axes.axhline(closed, color=colour, linestyle="--", linewidth=1.2, label=f"{pair['q']}: closed form")
-        axes.set_title(TITLES[name])
+        axes.set_title(TITLES.get(name, name))
         axes.set_xscale("log")
         # From the blind critic upwards: what is worse than that, and the farthest estimates, are cut off.
         axes.set_ylim(blind - 0.1 * (highest - blind), blind + 1.4 * (highest - blind))

@@ -354,6 +354,34 @@ MUTANTS = (
         "none = ~(squares > 0)",
         "tests/test_divergences.py::test_a_sample_that_is_not_finite_has_no_distance",
     ),
+    Mutant(
+        "a penalty of every move where every nth was asked for",
+        "rules/momentum.py",
+        "d_steps=d_steps, lazy=lazy)",
+        "d_steps=d_steps)",
+        "tests/rules/test_rules.py::test_a_lazy_penalty_acts_every_nth_move_n_times[2-negative_momentum]",
+    ),
+    Mutant(
+        "fakes drawn anew at the point where an extrapolation begins, though players share them",
+        "rules/extragradient.py",
+        "first, lazy, reuse=reuse)",
+        "first, lazy)",
+        "tests/rules/test_extragradient.py::test_players_that_reuse_have_the_discriminators_key_at_both_points",
+    ),
+    Mutant(
+        "fakes drawn anew at the point ahead, though players share them",
+        "rules/extragradient.py",
+        "last, lazy, reuse=reuse)",
+        "last, lazy)",
+        "tests/rules/test_extragradient.py::test_players_that_reuse_have_the_discriminators_key_at_both_points",
+    ),
+    Mutant(
+        "fakes drawn anew by the optimistic rule, though players share them",
+        "rules/optimistic.py",
+        "batch, lazy, reuse=reuse)",
+        "batch, lazy)",
+        "tests/rules/test_optimistic.py::test_players_that_reuse_have_the_discriminators_key_in_the_first_step_and_after",
+    ),
 )
 
 

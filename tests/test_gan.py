@@ -334,15 +334,20 @@ def test_an_augmentation_is_made_of_the_hyperparameters():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("rule", "made", "judged"),  # how often fakes are made, and how often the discriminator judges, forwards
+    # At how many points there are gradients; how often fakes are made at each, and the discriminator judges, forwards.
+    ("rule", "points", "made", "judged"),
     [
-        (rules.alternating, 2, 3),  # real and fake, and fake again once it has moved
-        (partial(rules.alternating, reuse=True), 1, 3),
-        (rules.simultaneous, 2, 3),  # other fakes for each
-        (partial(rules.simultaneous, reuse=True), 1, 2),
+        (rules.alternating, 1, 2, 3),  # real and fake, and fake again once it has moved
+        (partial(rules.alternating, reuse=True), 1, 1, 3),
+        (rules.simultaneous, 1, 2, 3),  # other fakes for each
+        (partial(rules.simultaneous, reuse=True), 1, 1, 2),
+        (rules.optimistic, 1, 2, 3),
+        (partial(rules.optimistic, reuse=True), 1, 1, 2),
+        (rules.extragradient, 2, 2, 3),
+        (partial(rules.extragradient, reuse=True), 2, 1, 2),
     ],
 )
-def test_what_both_players_need_is_computed_once(rule, made, judged):
+def test_what_both_players_need_is_computed_once(rule, points, made, judged):
     """The generator is differentiated in one move and not in the other; the compiler still sees that it is the same."""
     lowering = lowerings.xla()
     model = gan(
@@ -363,4 +368,4 @@ def test_what_both_players_need_is_computed_once(rule, made, judged):
     forward = made * ups + judged * downs
     # Each layer's gradient of its kernel, and of its images but where those are data, or latents.
     backward = 2 * (2 * downs - 1) + downs + 2 * ups
-    assert text.count(" convolution(") == forward + backward
+    assert text.count(" convolution(") == points * (forward + backward)

@@ -12,6 +12,7 @@ from gan_jax.objectives import OBJECTIVES, hinge, least_squares, minimax, non_sa
 from gan_jax.testing import check_objective, logits
 
 ZERO_SUM = {"minimax", "wasserstein"}
+NOT_ZERO_SUM = ["hinge", "least_squares", "non_saturating", "relativistic"]
 SMOOTHED = (minimax, non_saturating, least_squares)
 UNDECIDED = jnp.zeros(4)  # D = σ(0) = ½
 EXTREMES = jnp.array([-1e4, -1e3, 1e3, 1e4])
@@ -44,7 +45,7 @@ def test_smoothed_objectives_pass_the_common_exam(factory):
     check_objective(factory(smoothing=0.1), zero_sum=factory is minimax)
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - ZERO_SUM))
+@pytest.mark.parametrize("name", NOT_ZERO_SUM)
 def test_no_other_pair_is_zero_sum(name):
     with pytest.raises(AssertionError, match="not zero-sum"):
         check_objective(OBJECTIVES[name](), zero_sum=True)

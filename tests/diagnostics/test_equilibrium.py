@@ -23,7 +23,7 @@ IDEAL = {
 }
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", IDEAL)
 def test_losses_at_the_ideal_saddle(name):
     np.testing.assert_allclose(equilibrium(OBJECTIVES[name]()), IDEAL[name], rtol=1e-6, atol=1e-7)
     assert level(OBJECTIVES[name]()) == (0.5 if name == "least_squares" else 0)

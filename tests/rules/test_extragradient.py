@@ -116,6 +116,27 @@ def test_both_gradients_have_the_same_keys_unless_fresh_and_the_same_stats(fresh
     assert stats == (Pair(4, 5),) * 4
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("reuse", [False, True])
+def test_players_that_reuse_have_the_discriminators_key_at_both_points(fresh, reuse):
+    seen = []
+
+    def note(params, stats, key, batch):
+        seen.append(tuple(jax.random.key_data(key).tolist()))
+        return params.generator + params.discriminator, (stats, {})
+
+    rule = extragradient(sgd(0.1, 0.1), fresh=fresh, reuse=reuse)
+    params = Pair(jnp.float32(0), jnp.float32(0))
+    point = Point(params, Pair({}, {}), rule.init(params))
+    rule.step(Game(Pair(note, note)), jax.random.key(3), point, {"x": jnp.zeros(rule.batches)})
+    here, ahead = seen[:2], seen[2:]
+    # Of the generator and the discriminator: the same where the fakes are, and only there.
+    assert [len(set(keys)) for keys in (here, ahead)] == ([1, 1] if reuse else [2, 2])
+    assert (here == ahead) is not fresh
+    assert here[1] == tuple(jax.random.key_data(jax.random.fold_in(jax.random.key(3), 1)).tolist())
+    assert not fresh or not set(here) & set(ahead)
+
+
 @pytest.mark.parametrize("lazy", [1, 2, 3])
 def test_a_lazy_penalty_is_in_both_gradients_of_every_nth_step_n_times(bilinear, lazy):
     w, expected = np.array([0.3, -0.7]), []

@@ -74,6 +74,24 @@ def test_on_the_bilinear_game_only_a_negative_momentum_contracts(bilinear, s, mo
     assert np.abs(np.linalg.eigvals(matrix)).max() == pytest.approx(modulus, abs=1e-6)
 
 
+@pytest.mark.parametrize("lazy", [2, 3])
+def test_a_lazy_penalty_is_remembered_in_the_moves_that_are_without_it(bilinear, lazy):
+    """By hand, on x and y: each carries m = F + βm and moves by −s·m, the discriminator first."""
+    penalised = bilinear._replace(penalty=0.5)
+    h, k, beta, w = 0.1, 0.2, -0.5, np.array([0.3, -0.7])
+    found = penalised.run(
+        lambda h, k, beta: negative_momentum(Pair(h, k), momentum=beta, lazy=lazy), (h, k, beta), w, 5
+    )
+    moves, expected = np.zeros(2), []
+    for step in range(5):
+        field = bilinear.field + np.diag([0, 0.5 * lazy * (step % lazy == 0)])
+        for player, rate in ((1, k), (0, h)):
+            moves[player] = field[player] @ w + beta * moves[player]
+            w = w - rate * moves[player] * np.eye(2)[player]
+        expected.append(w)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
 def test_a_traced_momentum_and_traced_rates_pass(bilinear):
     def end(s, momentum):
         rule = negative_momentum(Pair(s, s), momentum=momentum)

@@ -131,6 +131,26 @@ def test_one_evaluation_a_step_gives_the_gradient_the_stats_and_the_metrics():
     assert point.rule.count == Pair(2, 2)
 
 
+@pytest.mark.parametrize("reuse", [False, True])
+def test_players_that_reuse_have_the_discriminators_key_in_the_first_step_and_after(reuse):
+    seen = []
+
+    def note(params, stats, key, batch):
+        seen.append(tuple(jax.random.key_data(key).tolist()))
+        return params.generator + params.discriminator, (stats, {})
+
+    rule = optimistic(sgd(0.1, 0.1), reuse=reuse)
+    params = Pair(jnp.float32(0), jnp.float32(0))
+    point = Point(params, Pair({}, {}), rule.init(params))
+    for number in (3, 4):
+        point, _ = rule.step(Game(Pair(note, note)), jax.random.key(number), point, {"x": jnp.zeros(1)})
+    own = [
+        [tuple(jax.random.key_data(jax.random.fold_in(jax.random.key(number), index)).tolist()) for index in (0, 1)]
+        for number in (3, 4)
+    ]
+    assert [seen[:2], seen[2:]] == [[keys[1], keys[1]] if reuse else keys for keys in own]
+
+
 def test_a_lazy_penalty_is_remembered_for_the_next_extrapolation(bilinear):
     penalised = bilinear._replace(penalty=0.5)
     w, slope, pull, expected = np.array([0.3, -0.7]), np.zeros(2), np.diag([0.1, 0.2]), []

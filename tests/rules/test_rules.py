@@ -119,15 +119,20 @@ def test_simultaneous_keeps_each_players_own_stats_and_gives_them_keys_of_their_
     assert point.stats == Pair(10.0, 100.0)
 
 
-@pytest.mark.parametrize("name", RULES)
+# With which a rule of a memory moves along nothing but the gradient of the moment: what it remembers of a lazy penalty
+# is in its own file.
+FORGETFUL = {"lookahead_minmax": {"weight": 1.0}, "negative_momentum": {"momentum": 0.0}}
+SMALL = {"competitive": {"iterations": 1}}  # to compile
+
+
+@pytest.mark.parametrize("name", [*RULES, *PLAIN_RULES])
 @pytest.mark.parametrize("lazy", [1, 2, 3])
 def test_a_lazy_penalty_acts_every_nth_move_n_times(name, lazy):
     def penalty(params, stats, key, batch):
         return 0.01 * params.discriminator, (stats, {"discriminator/penalty": jnp.float32(7.0)})
 
     game = Game(quadratic(0.0, 0.0, 0.0).losses, Pair(None, penalty))
-    # The law is about the rule that lookahead follows: with a weight of 1 nothing is moved back.
-    rule = RULES[name](sgd(1.0), lazy=lazy, **({"weight": 1.0} if name == "lookahead_minmax" else {}))
+    rule = plain(name, Pair(1.0, 1.0), lazy=lazy, **FORGETFUL.get(name, {}), **SMALL.get(name, {}))
     point, places, metrics = start(rule, 0.0, 0.0), [], []
     step = jax.jit(lambda point: rule.step(game, jax.random.key(0), point, {}))
     for _ in range(6):
