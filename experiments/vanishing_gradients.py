@@ -5,10 +5,10 @@ Result: at 8 deviations the minimax slope falls from 1e-2 to 5e-4 as the discrim
     rises from 0.5 to 6.3, WGAN-GP's stays at 1.4. Means of three critics
 Cost: 48 s on two AMD EPYC cores, beside another job
 
-Data N(0, 1), generator z + θ: its one parameter is the distance. Exact values and slopes at each distance, those
-that trained critics give, and the generator's slope along the training of its critic, under the saturating pair, the
-non-saturating one and Wasserstein's with a gradient penalty (Arjovsky & Bottou 2017, arXiv 1701.04862;
-Arjovsky et al. 2017, arXiv 1701.07875).
+Data N(0, 1), generator z + θ: its one parameter is the distance. Exact values and slopes at each distance, those that
+trained critics give, and along the training of its critic the generator's slope and the share of examples whose slope
+has vanished, under the saturating pair, the non-saturating one and Wasserstein's with a gradient penalty (Arjovsky &
+Bottou 2017, arXiv 1701.04862; Arjovsky et al. 2017, arXiv 1701.07875).
 """
 
 from collections.abc import Mapping
@@ -24,6 +24,7 @@ import optax
 
 from gan_jax.arithmetic import require_counts, require_positive
 from gan_jax.base import Objective, Regularizer, Report, Study
+from gan_jax.diagnostics.saturation import saturation
 from gan_jax.divergences import Normal, divergence, lipschitz, quadrature
 from gan_jax.networks import mlp
 from gan_jax.objectives import minimax, non_saturating, wasserstein
@@ -116,6 +117,8 @@ def _train(
     optimiser = optax.adam(config.rate, b1=0.5, b2=0.9)
     loss = next(iter(objectives.values())).discriminator
     noise, weights = quadrature(Normal(0.0, 1.0))
+    # Of equal weight, so that a share of them is one of the distribution.
+    quantiles = jax.scipy.stats.norm.ppf((jnp.arange(1000) + 0.5) / 1000)
 
     def outputs(params: Any, x: jax.Array) -> jax.Array:
         return critic.apply(params, {}, x[:, None], train=False)[0]
@@ -128,7 +131,15 @@ def _train(
 
         real, fake = outputs(params, noise), outputs(params, noise + distance)
         points = jnp.concatenate([noise, noise + distance])[::4]
+        saturated = {
+            name: saturation(pair, outputs(params, quantiles), outputs(params, quantiles + distance))
+            for name, pair in objectives.items()
+        }
         return {
+            "saturated": {
+                "discriminator": next(iter(saturated.values()))["discriminator/saturated"],
+                **{name: found["generator/saturated"] for name, found in saturated.items()},
+            },
             "value": -jnp.sum(weights * loss(real, fake)),
             "steepest": lipschitz(points[:, None], outputs(params, points)),
             **{name: jax.grad(partial(generator_loss, pair))(distance) for name, pair in objectives.items()},
@@ -164,31 +175,33 @@ def _train(
 
     keys = jax.random.split(jax.random.key(0), config.critics)
     curves = train(jnp.asarray(config.distances), keys)  # [distances, critics, measured]
+    curves = jax.tree.map(lambda curve: np.asarray(curve, float), curves)
     each = config.updates // config.measured
     return {
         "updates": [each * (index + 1) for index in range(config.measured)],
-        "value": np.asarray(curves.pop("value"), float).tolist(),
-        "steepest": np.asarray(curves.pop("steepest"), float).tolist(),
-        "slopes": {name: np.abs(np.asarray(curve, float)).tolist() for name, curve in curves.items()},
+        **{name: jax.tree.map(np.ndarray.tolist, curves.pop(name)) for name in ("value", "steepest", "saturated")},
+        "slopes": {name: np.abs(curve).tolist() for name, curve in curves.items()},
     }
 
 
 def _report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
-    """Make the table of slopes over distance, and a figure: values, slopes, and slopes along training."""
+    """Make the table of slopes over distance, and a figure: values, slopes, and both slopes and saturation in time."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    values, slopes, training = figure.subplots(1, 3)
+    figure = Figure(figsize=(10, 8.2), layout="constrained")
+    values, slopes, training, vanished = figure.subplots(2, 2).flat
     for axes, title in (
         (values, "distance measured (dots: trained critics)"),
         (slopes, "the generator's slope (dots: trained critics)"),
         (training, f"the slope as critics train, at distance {config.watched:g}"),
+        (vanished, f"share of examples without a slope, at distance {config.watched:g}"),
     ):
         axes.set_title(title, fontsize=11)
     for axes in (values, slopes):
         axes.set_xlabel("distance of the generator from the data, in deviations")
     training.set_xlabel("updates of the critic (dashed: the optimal critic)")
+    vanished.set_xlabel("updates of the critic (dotted: the critic itself)")
     slopes.set_ylabel("|slope|")
     training.set_ylabel("|slope|")
 
@@ -219,9 +232,15 @@ def _report(config: Config, results: Mapping[str, Mapping[str, Any]]) -> Report:
             slopes.plot(*_points(config, curves[..., -1]), "o", color=COLOURS[name], markersize=4)
             watched = curves[config.distances.index(config.watched)]
             training.plot(result["updates"], watched.T, color=COLOURS[name], linewidth=1, alpha=0.8)
+        for name, curves in result["saturated"].items():
+            watched = np.array(curves)[config.distances.index(config.watched)]
+            line = {"color": colour, "linestyle": ":"} if name == "discriminator" else {"color": COLOURS[name]}
+            vanished.plot(result["updates"], watched.T, linewidth=1, alpha=0.8, **line)
     slopes.set_yscale("log")
     training.set_yscale("log")
-    training.set_xscale("log")
+    for axes in (training, vanished):
+        axes.set_xscale("log")
+    vanished.set_ylim(-0.03, 1.03)
     # Named by colour and not by what was drawn: a report may be of a few cells.
     for axes, place, names in (
         (values, "upper left", {"minimax": "Jensen-Shannon", "wasserstein": "Wasserstein-1"}),

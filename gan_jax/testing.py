@@ -114,9 +114,9 @@ def check_objective(objective: Objective, *, zero_sum: bool = False, bound: floa
 def check_regularizer(regularizer: Regularizer) -> None:
     """Examine a penalty on a smooth critic of vectors [B, 3] and of images [B, 2, 2, 1].
 
-    It gives one number per example, finite and not negative, the same for the same key and under
-    jit; its gradient with respect to the critic's parameters is finite, also where the critic is
-    flat; and unless it depends on the key, permuting the examples permutes it.
+    It gives one number per example, finite and not negative, the same for the same key and under jit, and others for
+    other examples; its gradient with respect to the critic's parameters is finite, also where the critic is flat, and
+    reaches them; and unless it depends on the key, permuting the examples permutes it.
 
     Raises:
         AssertionError: the first of these laws that is broken.
@@ -135,6 +135,9 @@ def check_regularizer(regularizer: Regularizer) -> None:
         assert (values >= 0).all(), f"the penalty is negative: {values}"
         compiled = jax.jit(penalty)(weights, key, real, fake)
         assert np.allclose(compiled, values, rtol=1e-4), "the penalty differs under jit, or between calls with one key"
+        assert not np.allclose(penalty(weights, key, 2 * real, 2 * fake), values), "the penalty sees no examples"
+        reached = jax.grad(_summed(penalty))(weights, key, real, fake)
+        assert (reached != 0).any(), "the penalty does not reach the critic's parameters: is a gradient stopped?"
         for critic, parameters in (("a smooth", weights), ("a flat", jnp.zeros_like(weights))):
             slopes = jax.grad(_summed(penalty))(parameters, key, real, fake)
             assert jnp.isfinite(slopes).all(), f"the gradient of the penalty is not finite on {critic} critic"

@@ -209,6 +209,15 @@ def test_a_column_of_outputs_is_refused(name, player):
             jax.eval_shape(loss, jnp.zeros(real), jnp.zeros(fake))
 
 
+@pytest.mark.parametrize("std", [0.0, -1.0, np.inf, np.nan])
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_a_gaussian_without_a_width_is_refused(name, std):
+    good, bad = Normal(0.0, 1.0), Normal(0.0, std)
+    for pair in ((good, bad), (bad, good)):
+        with pytest.raises(ValueError, match=f"std={std}"):
+            divergence(name).between(*pair)
+
+
 def test_an_unknown_divergence_is_refused():
     with pytest.raises(ValueError, match=r"unknown divergence 'jeffrey': there is kl, .*total_variation"):
         divergence("jeffrey")

@@ -274,6 +274,8 @@ def test_a_critic_that_returns_a_column_is_refused(name):
         (lambda key, critic, real, fake: r1(1.0)(key, critic, real, fake) / 0.0, "not finite"),
         (lambda key, critic, real, fake: jnp.sqrt(r1(1.0)(key, critic, real, fake)), "gradient .* a flat critic"),
         (lambda key, critic, real, fake: r1(1.0)(key, critic, real, fake) * jnp.arange(4.0), "order of examples"),
+        (lambda key, critic, real, fake: r1(1.0)(key, critic, 0 * real, fake), "sees no examples"),
+        (lambda key, critic, real, fake: jax.lax.stop_gradient(r1(1.0)(key, critic, real, fake)), "does not reach"),
     ],
 )
 def test_the_common_exam_fails_what_is_broken(broken, message):

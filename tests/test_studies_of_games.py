@@ -177,29 +177,35 @@ def test_a_played_rule_has_the_spectrum_and_the_distance_of_its_powers(make, dec
 # Divergences
 
 
-def test_the_share_of_a_bound_is_counted_from_the_blind_critic_to_the_closed_form():
-    def pair(q, closed, *finals):
-        return {"q": q, "closed": closed, "values": [[9.0, last] for last in finals], "estimates": [[0.0, 0.0]]}
+def test_a_bound_is_counted_from_the_blind_critic_to_the_closed_form_and_what_exceeds_it_is_shown():
+    def pair(q, closed, *values):
+        return {"q": q, "closed": closed, "values": [list(curve) for curve in values], "estimates": [[0.0, 0.0]]}
 
     results = {
         "kl": {
             "blind": 0.0,
             "updates": [1, 2],
-            "pairs": [pair("N(0.8, 1)", 0.32, 0.16, 0.24), pair("N(0.8, 2)", 0.5, 0.5, 0.5)],
+            "pairs": [
+                pair("N(0.8, 1)", 0.32, (0.0, 0.16), (-9.0, 0.24)),
+                pair("N(0.8, 2)", 0.5, (0.0, 0.5), (0.4, 0.5)),
+            ],
         },
         "gan": {
             "blind": -1.0,
             "updates": [1, 2],
-            "pairs": [pair("N(0.8, 1)", -0.5, -0.75, -0.6), pair("N(0.8, 2)", -0.5, -1.0, -1.25)],
+            "pairs": [
+                pair("N(0.8, 1)", -0.5, (-0.9, -0.75), (-0.8, -0.6)),
+                pair("N(0.8, 2)", -0.5, (-1.0, -1.0), (0.0, -1.25)),
+            ],
         },
     }
     text = BOUNDS.build(BOUNDS.SMALLEST).report(results).text
     found = [[cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines() if "N(0.8" in line]
     assert found == [
-        ["N(0.8, 1)", "0.3200", "0.2000", "62.5% (50.0% to 75.0%)"],
-        ["N(0.8, 2)", "0.5000", "0.5000", "100.0% (100.0% to 100.0%)"],
-        ["N(0.8, 1)", "-0.5000", "-0.6750", "65.0% (50.0% to 80.0%)"],
-        ["N(0.8, 2)", "-0.5000", "-1.1250", "-25.0% (-50.0% to 0.0%)"],
+        ["N(0.8, 1)", "0.3200", "0.2000", "62.5% (50.0% to 75.0%)", "-8.0e-02"],
+        ["N(0.8, 2)", "0.5000", "0.5000", "100.0% (100.0% to 100.0%)", "0.0e+00"],
+        ["N(0.8, 1)", "-0.5000", "-0.6750", "65.0% (50.0% to 80.0%)", "-1.0e-01"],
+        ["N(0.8, 2)", "-0.5000", "-1.1250", "-25.0% (-50.0% to 0.0%)", "5.0e-01"],
     ]
 
 
@@ -248,7 +254,13 @@ def test_the_exact_slopes_of_the_two_games_of_goodfellow_share_the_distance(exac
 def test_the_table_of_slopes_has_the_mean_of_the_last_beside_the_exact_one(exact):
     config, found = exact
     slopes = {"minimax": [[[9.0, 0.1], [9.0, 0.3]]], "non_saturating": [[[9.0, 2.0], [9.0, 5.0]]]}
-    trained = {"updates": [1, 2], "value": [[[0.0, 0.0]] * 2], "steepest": [[[1.0, 1.0]] * 2], "slopes": slopes}
+    trained = {
+        "updates": [1, 2],
+        "value": [[[0.0, 0.0]] * 2],
+        "steepest": [[[1.0, 1.0]] * 2],
+        "saturated": {"discriminator": [[[0.0, 1.0]] * 2]},
+        "slopes": slopes,
+    }
     cells = rows(VANISHING.build(config).report({"exact": found, "classifier": trained}).text)["2"]
     saturating = (value_of_the_game(2.0 + 1e-4) - value_of_the_game(2.0 - 1e-4)) / 2e-4
     assert cells == ["0.2", f"{saturating:.3g}", "3.5", f"{2 - saturating:.3g}"]

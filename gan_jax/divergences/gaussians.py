@@ -35,11 +35,12 @@ def quadrature(p: Normal, *, nodes: int = 513, reach: float = 8.0) -> tuple[Floa
         reach: the standard deviations to either side; the weights sum to one whatever lies beyond.
 
     Raises:
-        ValueError: fewer than two nodes, or a reach that is not positive.
+        ValueError: fewer than two nodes, or a reach or a deviation that is not positive.
     """
     if nodes < 2:
         raise ValueError(f"nodes={nodes}: a trapezoidal rule has at least 2")
     require_positive(reach=reach)
+    _check(p)
     standard = np.linspace(-reach, reach, nodes)
     weights = np.exp(-np.square(standard) / 2.0)
     return p.mean + p.std * jnp.asarray(standard), jnp.asarray(weights / weights.sum())
@@ -77,12 +78,14 @@ def multivariate_squared_hellinger(p: MultivariateNormal, q: MultivariateNormal)
 
 def kl(p: Normal, q: Normal) -> Array:
     """Compute KL(p‖q)."""
+    _check(p, q)
     excess = jnp.square(p.std / q.std) - 1.0
     return 0.5 * (excess - jnp.log1p(excess) + jnp.square((p.mean - q.mean) / q.std))
 
 
 def chi_square(p: Normal, q: Normal) -> Array:
     """∫p²/q − 1: infinite where q's tails are too light, at σ_p² ≥ 2σ_q²."""
+    _check(p, q)
     gap, ratio = (p.mean - q.mean) / q.std, jnp.square(p.std / q.std)
     finite = ratio < 2.0
     room = jnp.where(finite, 2.0 - ratio, 1.0)
@@ -92,6 +95,7 @@ def chi_square(p: Normal, q: Normal) -> Array:
 
 def squared_hellinger(p: Normal, q: Normal) -> Array:
     """Compute ∫(√p − √q)²."""
+    _check(p, q)
     scale = jnp.square(p.std) + jnp.square(q.std)
     widths = 0.5 * jnp.log1p(-jnp.square(p.std - q.std) / scale)  # of 2σ_pσ_q / (σ_p² + σ_q²)
     return -2.0 * jnp.expm1(widths - jnp.square(p.mean - q.mean) / (4.0 * scale))
@@ -115,6 +119,7 @@ def gan(p: Normal, q: Normal) -> Array:
 
 def total_variation(p: Normal, q: Normal) -> Array:
     """P(A) − Q(A) for the set A where p exceeds q, an interval or its complement; half a line if equally wide."""
+    _check(p, q)
     # In units of q, p is N(m, s²) and the densities cross at the roots of ax² + 2mx − c.
     m, s = (p.mean - q.mean) / q.std, jnp.asarray(p.std / q.std)
     a, c = jnp.square(s) - 1.0, jnp.square(m) + 2.0 * jnp.square(s) * jnp.log(s)
@@ -127,6 +132,12 @@ def total_variation(p: Normal, q: Normal) -> Array:
     near = excess(-c / jnp.where(side == 0, 1.0, side))
     far = jnp.where(a == 0, 0.0, excess(side / jnp.where(a == 0, 1.0, a)))
     return jnp.abs(near - far)
+
+
+def _check(*laws: Normal) -> None:
+    """Raise a ValueError unless the deviations are positive and finite, where they are known."""
+    for law in laws:
+        require_positive(std=law.std)
 
 
 def _log_density(p: Normal, x: Array) -> Array:

@@ -26,7 +26,7 @@ class Divergence(NamedTuple):
     activation: g, increasing, from raw outputs in R into the domain of the conjugate.
     composed: f*∘g of raw outputs, in a closed form that neither cancels nor overflows before its value does.
     optimal: the tight T = f'(p/q), as a function of log p/q.
-    between: `(p, q) -> D_f(p‖q)` of two Gaussians on the line.
+    between: `(p, q) -> D_f(p‖q)` of two Gaussians on the line; a ValueError if a deviation is not positive.
     limit: raw outputs in ±limit have finite values and slopes in float32.
     """
 
