@@ -243,7 +243,9 @@ def _row(members: list[Mapping[str, Any]]) -> tuple[str, ...]:
         if not len(values):
             return "none"
         error = f" ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
-        return f"{values.mean():.{digits}f}{error}"
+        # A reverse KL is of high-quality samples: a seed that has none has no number.
+        few = f" ({len(values)} of {len(members)} seeds)" if len(values) < len(members) else ""
+        return f"{values.mean():.{digits}f}{error}{few}"
 
     return entry("covered", 1), entry("high_quality", 1, 100.0), entry("reverse_kl", 2)
 
