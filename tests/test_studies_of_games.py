@@ -74,6 +74,12 @@ def penalty(mixture, name):
     return float(value)
 
 
+@pytest.mark.parametrize("name", MIXTURES.METHODS)
+def test_a_row_has_the_tables_momentum_unless_its_paper_says_otherwise(name):
+    model = MIXTURES.assemble(MIXTURES.SMALLEST, "ring", MIXTURES.METHODS[name])
+    assert model.hyper.beta1 == (0.0 if name == "wgan_gp" else MIXTURES.SMALLEST.beta1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "times"), [("r1", 25), ("relativistic", 25), ("wgan_gp", 1)])
 def test_on_modes_five_times_as_wide_a_squared_slope_weighs_twenty_five_times(name, times):
