@@ -553,6 +553,7 @@ def test_without_a_penalty_simultaneous_leaves_and_alternating_circles(name):
     assert 0.9 * around[0] < around.min() < around.max() < 1.05 * around[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["simultaneous", "alternating"])
 @pytest.mark.parametrize(("make", "exponents"), DIRACS.values(), ids=DIRACS)
 def test_each_published_dirac_gan_arrives_or_not_as_its_exponents_say(make, exponents, name):
