@@ -3,7 +3,7 @@
 Command: gan-jax train vanishing_gradients
 Result: at 8 deviations the minimax slope falls from 1e-2 to 5e-4 as the discriminator trains, the non-saturating one
     rises from 0.5 to 6.3, WGAN-GP's stays at 1.4. Means of three critics
-Cost: 48 s on two AMD EPYC cores, beside another job
+Cost: 52 s of CPU time on an AMD EPYC core
 
 Data N(0, 1), generator z + θ: its one parameter is the distance. Exact values and slopes at each distance, those that
 trained critics give, and along the training of its critic the generator's slope and the share of examples whose slope

@@ -136,10 +136,10 @@ def check_regularizer(regularizer: Regularizer) -> None:
         compiled = jax.jit(penalty)(weights, key, real, fake)
         assert np.allclose(compiled, values, rtol=1e-4), "the penalty differs under jit, or between calls with one key"
         assert not np.allclose(penalty(weights, key, 2 * real, 2 * fake), values), "the penalty sees no examples"
-        reached = jax.grad(_summed(penalty))(weights, key, real, fake)
-        assert (reached != 0).any(), "the penalty does not reach the critic's parameters: is a gradient stopped?"
-        for critic, parameters in (("a smooth", weights), ("a flat", jnp.zeros_like(weights))):
-            slopes = jax.grad(_summed(penalty))(parameters, key, real, fake)
+        slope = jax.grad(_summed(penalty))
+        smooth, flat = (slope(parameters, key, real, fake) for parameters in (weights, jnp.zeros_like(weights)))
+        assert (smooth != 0).any(), "the penalty does not reach the critic's parameters: is a gradient stopped?"
+        for critic, slopes in (("a smooth", smooth), ("a flat", flat)):
             assert jnp.isfinite(slopes).all(), f"the gradient of the penalty is not finite on {critic} critic"
         if jnp.array_equal(penalty(weights, other, real, fake), values):
             permuted = penalty(weights, key, real[::-1], fake[::-1])
