@@ -16,8 +16,7 @@ tenth of the steps and three seeds are the default. Unlike there, points are dra
 fixed set of 100,000; the discriminator moves first where the published code moves both at once; the generator has two
 hidden layers of 400 where that code has four; the members of a pack go through the generator's batch normalisation
 together; running moments keep .9 and not .95. WGAN-GP has the Adam of its paper (Gulrajani et al. 2017, arXiv
-1704.00028, algorithm 1: beta1 0, beta2 .9), because the momentum of the other rows keeps it from settling, but one step of the
-critic and not five.
+1704.00028, algorithm 1: beta1 0, beta2 .9), but one step of the critic and not five.
 """
 
 from collections.abc import Mapping
