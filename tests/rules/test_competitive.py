@@ -10,8 +10,20 @@ from hypothesis import strategies as st
 
 from gan_jax.base import Pair
 from gan_jax.rules.competitive import competitive
-from gan_jax.rules.simultaneous import simultaneous
-from tests.rules.quadratics import BILINEAR, KEY, Quadratic, field, game, modulus, place, random, spread, start, step
+from tests.rules.quadratics import (
+    BILINEAR,
+    KEY,
+    Quadratic,
+    field,
+    game,
+    modulus,
+    place,
+    plain,
+    random,
+    spread,
+    start,
+    step,
+)
 
 seeds = st.integers(0, 2**31 - 1)
 SHAPES = [(2, 5), (3, 2)]
@@ -39,7 +51,7 @@ def test_a_step_in_a_general_sum_game_is_the_nash_equilibrium_of_its_bilinear_ga
     quadratic, w = random(seed, shape), place(seed, shape)
     expected, condition = nash(quadratic, shape, rates, w)
     assume(condition < 1e3)
-    found = step(few, shape, rates, quadratic, w)[0] - w
+    found = step(few, shape, rates, quadratic, w) - w
     np.testing.assert_allclose(found, expected, atol=1e-10 * condition**2)
 
 
@@ -47,7 +59,7 @@ def test_a_step_in_a_general_sum_game_is_the_nash_equilibrium_of_its_bilinear_ga
 def test_zero_sum_games_have_one_at_any_rates(seed, rates, shape):
     quadratic, w = random(seed, shape, "zero_sum"), place(seed, shape)
     expected, _ = nash(quadratic, shape, rates, w)
-    np.testing.assert_allclose(step(few, shape, rates, quadratic, w)[0] - w, expected, atol=1e-8)
+    np.testing.assert_allclose(step(few, shape, rates, quadratic, w) - w, expected, atol=1e-8)
 
 
 @pytest.mark.parametrize("s", [0.1, 0.5, 2.0, 30.0])
@@ -56,16 +68,12 @@ def test_the_modulus_on_the_bilinear_game_falls_where_that_of_simultaneous_rises
     assert modulus(plain, (s, s), BILINEAR, (1, 1)) == pytest.approx(np.sqrt(1 + s**2), abs=1e-6)
 
 
-def plain(rates):
-    return simultaneous(Pair(*map(optax.sgd, rates)))
-
-
 @given(seeds, st.floats(0.01, 1), st.sampled_from([0, 1]))
 def test_against_a_player_at_rest_it_is_simultaneous(seed, rate, player):
     quadratic, w = random(seed, (3, 2)), place(seed, (3, 2))
     rates = (rate, 0.0) if player == 0 else (0.0, rate)
-    found, _ = step(few, (3, 2), rates, quadratic, w)
-    np.testing.assert_allclose(found, step(plain, (3, 2), rates, quadratic, w)[0], atol=1e-12)
+    found = step(few, (3, 2), rates, quadratic, w)
+    np.testing.assert_allclose(found, step(plain, (3, 2), rates, quadratic, w), atol=1e-12)
 
 
 def default(rates):
@@ -79,7 +87,7 @@ def test_by_default_a_strong_influence_leaves_little_of_the_residual():
     quadratic = jax.tree.map(
         lambda leaf: leaf * 3 / np.linalg.norm(quadratic.matrices.generator[:40, 40:], 2), quadratic
     )
-    found = step(default, shape, (h, k), quadratic, w)[0] - w
+    found = step(default, shape, (h, k), quadratic, w) - w
     v, jacobian = field(quadratic, shape, w)
     mixed = jacobian[:40, 40:]
     matrix, right = np.eye(40) + h * k * mixed @ mixed.T, v[:40] - k * mixed @ v[40:]

@@ -11,6 +11,7 @@ from gan_jax.base import Pair, UpdateRule
 from gan_jax.games import spectra
 from gan_jax.rules import PLAIN_RULES, RULES, alternating, extragradient, plain, simultaneous
 from gan_jax.testing import bilinear_games, check_rule, quadratic_games, rates
+from tests.rules.quadratics import sgd
 
 # Those whose programs are large; `make test-slow` examines them.
 LARGE = ("unrolled", "symplectic", "competitive")
@@ -40,10 +41,6 @@ def test_a_step_on_any_quadratic_game_is_its_matrix(name, known, rates):
     with jax.enable_x64(True):
         matrix = spectra.linearise(known, plain(name, rates))
     np.testing.assert_allclose(matrix, spectra.STEPS[name](known, rates), atol=1e-9)
-
-
-def sgd(rates):
-    return Pair(*map(optax.sgd, rates))
 
 
 def changed(step=lambda rule: rule.step, **fields):

@@ -10,45 +10,56 @@ from hypothesis import strategies as st
 
 from gan_jax.base import Game, Pair, Point
 from gan_jax.rules import extragradient
+from tests.rules.quadratics import (
+    BILINEAR,
+    HALF,
+    KEY,
+    SHAPES,
+    adams,
+    field,
+    game,
+    modulus,
+    path,
+    place,
+    random,
+    sgd,
+    spread,
+    start,
+    step,
+)
 
 seeds = st.integers(0, 2**31 - 1)
-rates = st.floats(0, 1, width=32, allow_subnormal=False)
+rates = st.tuples(st.floats(0, 1), st.floats(0, 1))
 
 
-def sgd(h, k):
-    return Pair(optax.sgd(h), optax.sgd(k))
-
-
-def plain(h, k):
-    return extragradient(sgd(h, k))
+def plain(rates):
+    return extragradient(sgd(rates))
 
 
 @pytest.mark.slow
-@given(seeds, rates, rates)
-def test_a_step_on_a_linear_game_is_its_matrix(random_game, seed, h, k):
-    linear, w = random_game(seed)
-    pull = linear.rates(h, k) @ linear.field
-    expected = (np.eye(len(w)) - pull @ (np.eye(len(w)) - pull)) @ w
-    np.testing.assert_allclose(linear.run(plain, (h, k), w, 1)[0], expected, atol=1e-12)
+@given(seeds, rates, st.sampled_from(SHAPES))
+def test_a_step_is_one_along_the_gradient_ahead(seed, rates, shape):
+    quadratic, w = random(seed, shape), place(seed, shape)
+    pull = spread(rates, shape)
+    ahead = w - pull * field(quadratic, shape, w)[0]
+    expected = w - pull * field(quadratic, shape, ahead)[0]
+    np.testing.assert_allclose(step(plain, shape, rates, quadratic, w), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(("s", "modulus"), [(0.05, 0.998752), (0.1, 0.995038), (0.2, 0.980612), (0.5, 0.901388)])
-def test_the_bilinear_table(bilinear, s, modulus):
-    columns = [bilinear.run(plain, (s, s), column, 1)[0] for column in np.eye(2)]
-    found = np.abs(np.linalg.eigvals(np.array(columns).T)).max()
+@pytest.mark.parametrize(("s", "known"), [(0.05, 0.998752), (0.1, 0.995038), (0.2, 0.980612), (0.5, 0.901388)])
+def test_the_bilinear_table(s, known):
+    found = modulus(plain, (s, s), BILINEAR, (1, 1))
     assert found == pytest.approx(np.sqrt((1 - s**2) ** 2 + s**2), abs=1e-12)
-    assert found == pytest.approx(modulus, abs=1e-6)
+    assert found == pytest.approx(known, abs=1e-6)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_with_adam_the_moments_see_both_gradients_of_a_step(random_game, seed):
-    linear, w = random_game(seed)
+@pytest.mark.parametrize(("seed", "shape"), list(enumerate(SHAPES)))
+def test_with_adam_the_moments_see_both_gradients_of_a_step(seed, shape):
+    quadratic, w = random(seed, shape), place(seed, shape)
     settings = Pair((0.1, 0.5, 0.9), (0.03, 0.2, 0.99))
-    found = linear.run(lambda *each: extragradient(Pair(*(optax.adam(*mine) for mine in each))), settings, w, 4)
+    found = path(lambda each: extragradient(adams(each)), shape, settings, quadratic, w, 4)
 
-    size = linear.sizes[0]
-    owner = np.array([0] * size + [1] * (len(w) - size))
-    rate, b1, b2 = np.array(settings)[owner].T
+    rate, b1, b2 = (spread(each, shape) for each in zip(*settings, strict=True))
     first, second, count = np.zeros_like(w), np.zeros_like(w), 0
 
     def update(slope):
@@ -59,8 +70,8 @@ def test_with_adam_the_moments_see_both_gradients_of_a_step(random_game, seed):
 
     expected = []
     for _ in range(4):
-        ahead = w + update(linear.field @ w)
-        w = w + update(linear.field @ ahead)
+        ahead = w + update(field(quadratic, shape, w)[0])
+        w = w + update(field(quadratic, shape, ahead)[0])
         expected.append(w)
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
@@ -81,7 +92,7 @@ def scaled_by_the_batch():
 
 @pytest.mark.parametrize("fresh", [False, True])
 def test_the_second_batch_is_for_the_step_and_stats_and_metrics_are_the_first_ones(fresh):
-    rule = extragradient(sgd(0.1, 0.2), fresh=fresh)
+    rule = extragradient(sgd((0.1, 0.2)), fresh=fresh)
     assert rule.batches == (2 if fresh else 1)
     numbers = [3.0, 7.0] if fresh else [3.0]
     params = Pair(jnp.float32(2.0), jnp.float32(5.0))
@@ -103,7 +114,7 @@ def test_both_gradients_have_the_same_keys_unless_fresh_and_the_same_stats(fresh
         seen.append((tuple(jax.random.key_data(key).tolist()), stats))
         return params.generator + params.discriminator, (jax.tree.map(lambda stat: stat + 1, stats), {})
 
-    rule = extragradient(sgd(0.1, 0.1), fresh=fresh)
+    rule = extragradient(sgd((0.1, 0.1)), fresh=fresh)
     params = Pair(jnp.float32(0), jnp.float32(0))
     point = Point(params, Pair(4, 5), rule.init(params))
     batch = {"x": jnp.zeros(rule.batches)}
@@ -125,7 +136,7 @@ def test_players_that_reuse_have_the_discriminators_key_at_both_points(fresh, re
         seen.append(tuple(jax.random.key_data(key).tolist()))
         return params.generator + params.discriminator, (stats, {})
 
-    rule = extragradient(sgd(0.1, 0.1), fresh=fresh, reuse=reuse)
+    rule = extragradient(sgd((0.1, 0.1)), fresh=fresh, reuse=reuse)
     params = Pair(jnp.float32(0), jnp.float32(0))
     point = Point(params, Pair({}, {}), rule.init(params))
     rule.step(Game(Pair(note, note)), jax.random.key(3), point, {"x": jnp.zeros(rule.batches)})
@@ -138,21 +149,20 @@ def test_players_that_reuse_have_the_discriminators_key_at_both_points(fresh, re
 
 
 @pytest.mark.parametrize("lazy", [1, 2, 3])
-def test_a_lazy_penalty_is_in_both_gradients_of_every_nth_step_n_times(bilinear, lazy):
+def test_a_lazy_penalty_is_in_both_gradients_of_every_nth_step_n_times(lazy):
     w, expected = np.array([0.3, -0.7]), []
-    penalised = bilinear._replace(penalty=0.5)
-    found = penalised.run(lambda h, k: extragradient(sgd(h, k), lazy=lazy), (0.1, 0.2), w, 5)
-    for step in range(5):
-        weight = lazy if step % lazy == 0 else 0
-        pull = np.diag([0.1, 0.2]) @ (bilinear.field + np.diag([0, weight * 0.5]))
+    found = path(lambda rates: extragradient(sgd(rates), lazy=lazy), (1, 1), (0.1, 0.2), BILINEAR, w, 5, penalty=HALF)
+    for count in range(5):
+        weight = lazy if count % lazy == 0 else 0
+        pull = np.diag([0.1, 0.2]) @ np.array([[0, 1], [-1, weight * 0.5]])
         w = w - pull @ (w - pull @ w)
         expected.append(w)
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_a_step_of_two_gradients_is_counted_once(bilinear):
+def test_a_step_of_two_gradients_is_counted_once():
     rule = extragradient(Pair(optax.adam(0.1), optax.sgd(0.1)))
-    point, _ = rule.step(bilinear.game(), jax.random.key(0), bilinear.start(rule, np.ones(2)), {})
+    point, _ = rule.step(game(BILINEAR), KEY, start(rule, jnp.ones(2), (1, 1)), {})
     assert point.rule.count == Pair(1, 1)
     assert point.rule.optimisers.generator[0].count == 2  # Adam's own, which corrects the bias of its moments
 
@@ -161,8 +171,8 @@ def test_what_is_no_pair_of_optimisers_or_no_count_is_refused():
     with pytest.raises(ValueError, match="the discriminator's is 0.1: Pair\\(optax.adam"):
         extragradient(Pair(optax.sgd(0.1), 0.1))
     with pytest.raises(ValueError, match="lazy=0"):
-        extragradient(sgd(0.1, 0.1), lazy=0)
-    rule = extragradient(sgd(0.1, 0.1), fresh=True)
+        extragradient(sgd((0.1, 0.1)), lazy=0)
+    rule = extragradient(sgd((0.1, 0.1)), fresh=True)
     params = Pair(jnp.float32(0), jnp.float32(0))
     point = Point(params, Pair(jnp.float32(0), jnp.float32(0)), rule.init(params))
     with pytest.raises(AssertionError, match="prefix"):

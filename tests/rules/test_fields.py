@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from gan_jax.base import Game, Pair, Point
@@ -11,7 +10,7 @@ from gan_jax.rules.competitive import competitive
 from gan_jax.rules.consensus import consensus
 from gan_jax.rules.symplectic import symplectic
 from gan_jax.rules.unrolled import unrolled
-from tests.rules.quadratics import KEY, Quadratic, game, place, random, start
+from tests.rules.quadratics import KEY, Quadratic, game, place, random, sgd, start
 
 PLAIN = {
     "consensus": lambda rates, **options: consensus(rates, 0.5, **options),
@@ -19,7 +18,7 @@ PLAIN = {
     "aligned": lambda rates, **options: symplectic(rates, align=True, **options),
     "competitive": competitive,
 }
-RULES = PLAIN | {"unrolled": lambda rates, **options: unrolled(Pair(*map(optax.sgd, rates)), unroll=2, **options)}
+RULES = PLAIN | {"unrolled": lambda rates, **options: unrolled(sgd(rates), unroll=2, **options)}
 SHAPE = (2, 3)
 of_rules = pytest.mark.parametrize("name", RULES)
 

@@ -12,56 +12,67 @@ from hypothesis import strategies as st
 
 from gan_jax.base import Game, Pair, Point
 from gan_jax.rules import optimistic
+from tests.rules.quadratics import (
+    BILINEAR,
+    HALF,
+    KEY,
+    SHAPES,
+    adams,
+    field,
+    game,
+    path,
+    place,
+    random,
+    sgd,
+    spread,
+    start,
+)
 
 seeds = st.integers(0, 2**31 - 1)
-rates = st.floats(0, 1, width=32, allow_subnormal=False)
+rates = st.tuples(st.floats(0, 1), st.floats(0, 1))
+shapes = st.sampled_from(SHAPES)
 
 
-def sgd(h, k):
-    return Pair(optax.sgd(h), optax.sgd(k))
-
-
-def plain(h, k):
-    return optimistic(sgd(h, k))
+def plain(rates):
+    return optimistic(sgd(rates))
 
 
 @pytest.mark.slow
-@given(seeds, rates, rates)
-def test_steps_on_a_linear_game_are_powers_of_its_companion_matrix(random_game, seed, h, k):
-    linear, w = random_game(seed)
-    one, pull, field = np.eye(len(w)), linear.rates(h, k), linear.field
+@given(seeds, rates, shapes)
+def test_steps_on_a_linear_game_are_powers_of_its_companion_matrix(seed, rates, shape):
+    linear, w = random(seed, shape, "linear"), place(seed, shape)
+    one, pull, (_, slope) = np.eye(len(w)), np.diag(spread(rates, shape)), field(linear, shape, w)
     # On (w, F): F(ahead) = M (w − H F) is what is carried, and the step is along it.
-    companion = np.block([[one - pull @ field, pull @ field @ pull], [field, -field @ pull]])
+    companion = np.block([[one - pull @ slope, pull @ slope @ pull], [slope, -slope @ pull]])
     state, expected = np.concatenate([w, np.zeros_like(w)]), []
     for _ in range(3):
         state = companion @ state
         expected.append(state[: len(w)])
-    np.testing.assert_allclose(linear.run(plain, (h, k), w, 3), expected, atol=1e-12)
+    np.testing.assert_allclose(path(plain, shape, rates, linear, w, 3), expected, atol=1e-10)
 
 
 @pytest.mark.slow
-@given(seeds, rates)
-def test_the_extrapolated_points_obey_the_optimistic_recurrence(random_game, seed, s):
-    linear, w = random_game(seed)
-    seen = [w, *linear.run(plain, (s, s), w, 5)]
+@given(seeds, st.floats(0, 1), shapes)
+def test_the_extrapolated_points_obey_the_optimistic_recurrence(seed, s, shape):
+    quadratic, w = random(seed, shape), place(seed, shape)
+    seen = [w, *path(plain, shape, (s, s), quadratic, w, 5)]
     # With w⁺ = w − s F(ahead): where the gradient was taken is one gradient of the step before further on.
     ahead = [w, *(2 * new - old for old, new in pairwise(seen))]
-    for before, now, after in zip(ahead, ahead[1:], ahead[2:], strict=False):
-        np.testing.assert_allclose(after, now - s * (2 * linear.field @ now - linear.field @ before), atol=1e-12)
+    slopes = [field(quadratic, shape, at)[0] for at in ahead]
+    for now, after, mine, before in zip(ahead[1:], ahead[2:], slopes[1:], slopes, strict=False):
+        np.testing.assert_allclose(after, now - s * (2 * mine - before), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("s", "modulus"), [(0.05, 0.998746), (0.1, 0.994936), (0.2, 0.978906), (0.5, 0.707107)])
-def test_the_bilinear_table(bilinear, s, modulus):
-    rule = plain(s, s)
+def test_the_bilinear_table(s, modulus):
+    rule = plain((s, s))
 
     def step(state):
-        w, slopes = state[:2], bilinear.params(state[2:])
-        point = bilinear.start(rule, w)
+        point = start(rule, state[:2], (1, 1))
         # Past its first step.
-        point = point._replace(rule=point.rule._replace(slopes=slopes, count=Pair(jnp.int32(1), jnp.int32(1))))
-        point, _ = rule.step(bilinear.game(), jax.random.key(0), point, {})
-        parts = [(p.generator["x"], *p.discriminator) for p in (point.params, point.rule.slopes)]
-        return jnp.concatenate([*parts[0], *parts[1]])
+        past = {"slopes": Pair(*jnp.split(state[2:], 2)), "count": Pair(jnp.int32(1), jnp.int32(1))}
+        point, _ = rule.step(game(BILINEAR), KEY, point._replace(rule=point.rule._replace(**past)), {})
+        return jnp.concatenate([*point.params, *point.rule.slopes])
 
     with jax.enable_x64(True):
         found = np.abs(np.linalg.eigvals(np.asarray(jax.jacobian(step)(jnp.zeros(4))))).max()
@@ -74,15 +85,13 @@ def test_the_bilinear_table(bilinear, s, modulus):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_with_adam_the_moments_see_each_gradient_twice_but_for_the_first_step(random_game, seed):
-    linear, w = random_game(seed)
+@pytest.mark.parametrize(("seed", "shape"), list(enumerate(SHAPES)))
+def test_with_adam_the_moments_see_each_gradient_twice_but_for_the_first_step(seed, shape):
+    quadratic, w = random(seed, shape), place(seed, shape)
     settings = Pair((0.1, 0.5, 0.9), (0.03, 0.2, 0.99))
-    found = linear.run(lambda *each: optimistic(Pair(*(optax.adam(*mine) for mine in each))), settings, w, 4)
+    found = path(lambda each: optimistic(adams(each)), shape, settings, quadratic, w, 4)
 
-    size = linear.sizes[0]
-    owner = np.array([0] * size + [1] * (len(w) - size))
-    rate, b1, b2 = np.array(settings)[owner].T
+    rate, b1, b2 = (spread(each, shape) for each in zip(*settings, strict=True))
     first, second, count = np.zeros_like(w), np.zeros_like(w), 0
 
     def update(slope):
@@ -94,7 +103,7 @@ def test_with_adam_the_moments_see_each_gradient_twice_but_for_the_first_step(ra
     expected, slope = [], None
     for _ in range(4):
         ahead = w if slope is None else w + update(slope)
-        slope = linear.field @ ahead
+        slope, _ = field(quadratic, shape, ahead)
         w = w + update(slope)
         expected.append(w)
     np.testing.assert_allclose(found, expected, atol=1e-12)
@@ -112,7 +121,7 @@ def test_one_evaluation_a_step_gives_the_gradient_the_stats_and_the_metrics():
         return value
 
     game = Game(Pair(loss("generator", 10), loss("discriminator", 100)))
-    rule = plain(0.5, 0.5)
+    rule = plain((0.5, 0.5))
     params = Pair(jnp.float32(0), jnp.float32(0))
     point = Point(params, Pair(jnp.float32(1), jnp.float32(1)), rule.init(params))
     for number in (3.0, 7.0):
@@ -139,7 +148,7 @@ def test_players_that_reuse_have_the_discriminators_key_in_the_first_step_and_af
         seen.append(tuple(jax.random.key_data(key).tolist()))
         return params.generator + params.discriminator, (stats, {})
 
-    rule = optimistic(sgd(0.1, 0.1), reuse=reuse)
+    rule = optimistic(sgd((0.1, 0.1)), reuse=reuse)
     params = Pair(jnp.float32(0), jnp.float32(0))
     point = Point(params, Pair({}, {}), rule.init(params))
     for number in (3, 4):
@@ -151,25 +160,24 @@ def test_players_that_reuse_have_the_discriminators_key_in_the_first_step_and_af
     assert [seen[:2], seen[2:]] == [[keys[1], keys[1]] if reuse else keys for keys in own]
 
 
-def test_a_lazy_penalty_is_remembered_for_the_next_extrapolation(bilinear):
-    penalised = bilinear._replace(penalty=0.5)
+def test_a_lazy_penalty_is_remembered_for_the_next_extrapolation():
     w, slope, pull, expected = np.array([0.3, -0.7]), np.zeros(2), np.diag([0.1, 0.2]), []
-    found = penalised.run(lambda h, k: optimistic(sgd(h, k), lazy=2), (0.1, 0.2), w, 5)
-    for step in range(5):
-        slope = (bilinear.field + np.diag([0, 0.5 * 2 * (step % 2 == 0)])) @ (w - pull @ slope)
+    found = path(lambda rates: optimistic(sgd(rates), lazy=2), (1, 1), (0.1, 0.2), BILINEAR, w, 5, penalty=HALF)
+    for count in range(5):
+        slope = np.array([[0, 1], [-1, 0.5 * 2 * (count % 2 == 0)]]) @ (w - pull @ slope)
         w = w - pull @ slope
         expected.append(w)
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 @pytest.mark.slow
-def test_the_past_that_the_first_step_has_not_does_not_spoil_slopes_in_what_adam_is_made_of(bilinear):
+def test_the_past_that_the_first_step_has_not_does_not_spoil_slopes_in_what_adam_is_made_of():
     def end(rate, decay):
         rule = optimistic(Pair(*[optax.adam(rate, b2=decay)] * 2))
-        point = bilinear.start(rule, np.ones(2))
+        point = start(rule, jnp.ones(2), (1, 1))
         for _ in range(2):
-            point, _ = rule.step(bilinear.game(), jax.random.key(0), point, {})
-        return point.params.discriminator[0][0]
+            point, _ = rule.step(game(BILINEAR), KEY, point, {})
+        return point.params.discriminator[0]
 
     with jax.enable_x64(True):
         # An update along zeros, though not chosen, would make the second slope 0 · ∞.
@@ -186,4 +194,4 @@ def test_what_is_no_pair_of_optimisers_or_no_count_is_refused():
     with pytest.raises(ValueError, match="not an optimiser: Pair\\(optax.adam"):
         optimistic(optax.sgd(0.1))
     with pytest.raises(ValueError, match="lazy=0"):
-        optimistic(sgd(0.1, 0.1), lazy=0)
+        optimistic(sgd((0.1, 0.1)), lazy=0)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gan_jax.base import Game, Pair
 from gan_jax.rules.simultaneous import simultaneous
 from gan_jax.rules.unrolled import unrolled
-from tests.rules.quadratics import KEY, SHAPES, field, game, place, random, start, step
+from tests.rules.quadratics import KEY, SHAPES, field, game, place, random, sgd, start, step
 
 seeds = st.integers(0, 2**31 - 1)
 rates = st.tuples(st.floats(0, 1), st.floats(0, 1))
@@ -22,7 +22,7 @@ numbers = st.floats(-2, 2)
 
 @cache
 def ahead(unroll, lazy=1):
-    return lambda rates: unrolled(Pair(*map(optax.sgd, rates)), unroll=unroll, lazy=lazy)
+    return lambda rates: unrolled(sgd(rates), unroll=unroll, lazy=lazy)
 
 
 def joint(generator, discriminator):
@@ -35,7 +35,7 @@ def test_on_the_quadratic_saddle_it_is_the_sum_of_a_geometric_series(alpha, beta
     # J = γφθ − (α/2)φ² + (β/2)θ², φ ascends: φ₍ᵢ₊₁₎ = aφᵢ + kγθ with a = 1 − kα.
     saddle = np.array([[beta, gamma], [gamma, -alpha]])
     quadratic = random(0, (1, 1))._replace(matrices=Pair(saddle, -saddle), offsets=Pair(np.zeros(2), np.zeros(2)))
-    moved, _ = step(ahead(unroll), (1, 1), rates, quadratic, np.array([theta, phi]))
+    moved = step(ahead(unroll), (1, 1), rates, quadratic, np.array([theta, phi]))
     h, k = rates
     a = 1 - k * alpha
     reaction = k * gamma * sum(a**i for i in range(unroll))
@@ -59,7 +59,7 @@ def test_a_step_in_a_general_sum_game_follows_the_discriminators_reaction(seed, 
         w[:m] - h * (whole[:m] + reaction.T @ whole[m:]),
         w[m:] - k * field(quadratic, shape, w)[0][m:],
     )
-    np.testing.assert_allclose(step(ahead(unroll), shape, rates, quadratic, w)[0], expected, atol=1e-9)
+    np.testing.assert_allclose(step(ahead(unroll), shape, rates, quadratic, w), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("lazy", [1, 2])
@@ -178,8 +178,8 @@ def test_adam_needs_its_eps_root_where_a_parameter_has_no_gradient():
 @pytest.mark.slow
 def test_by_default_five_steps_are_unrolled():
     quadratic, w = random(1, (2, 3)), place(1, (2, 3))
-    default = step(lambda rates: unrolled(Pair(*map(optax.sgd, rates))), (2, 3), (0.1, 0.2), quadratic, w)[0]
-    np.testing.assert_allclose(default, step(ahead(5), (2, 3), (0.1, 0.2), quadratic, w)[0], atol=1e-12)
+    default = step(lambda rates: unrolled(sgd(rates)), (2, 3), (0.1, 0.2), quadratic, w)
+    np.testing.assert_allclose(default, step(ahead(5), (2, 3), (0.1, 0.2), quadratic, w), atol=1e-12)
 
 
 @pytest.mark.parametrize("unroll", [-1, 1.0, True, None])
