@@ -5,7 +5,8 @@ Result: R1, averaged, covers 8.0 of 8 and 25.0 of 25 modes with each of three se
     high quality; relativistic + R1 + R2 as many, 88.7 ± 0.2 % and 32.6 ± 3.4 %; a GAN 8.0 ± 0.0 and 15.0 ± 0.6,
     83.6 ± 0.3 % and 66.7 ± 2.5 %; PacGAN2 8.0 ± 0.0 and 23.3 ± 0.9, 83.3 ± 1.4 % and 47.7 ± 5.1 %; PacGAN4 8.0 ± 0.0
     and 25.0 ± 0.0, 74.4 ± 3.5 % and 24.0 ± 0.4 %; extragradient 7.7 ± 0.3 and 12.7 ± 1.7,
-    87.6 ± 1.6 % and 80.6 ± 2.0 %; WGAN-GP is yet to be run (docs/mixture_modes/report.md)
+    87.6 ± 1.6 % and 80.6 ± 2.0 %; WGAN-GP on the ring 8.0 ± 0.0, 87.1 ± 0.4 %, on the grid yet to be run
+    (docs/mixture_modes/report.md)
 Cost: a step of three seeds is 18 ms (GAN) to 36 ms (relativistic) on two quiet AMD EPYC cores, 12 to 24 minutes a cell
     and about 4 hours the table; on one of them, or beside other work, 41 to 85 ms and up to 80 minutes a cell; the
     published length and ten seeds would be six days
